@@ -29,12 +29,13 @@ pub(crate) fn frontend_name(text: &str) -> Result<String, String> {
     frontends::check_name(text).map(|()| text.to_owned())
 }
 
-fn arg(shared: &SharedOption) -> Arg {
-    let option: &'static FrontendOption = shared.option;
-    let arg = Arg::new(option.name)
-        .long(option.name)
-        .help(option.help)
-        .help_heading(heading(shared));
+fn shared_arg(shared: &SharedOption) -> Arg {
+    arg(shared.option).help_heading(heading(shared))
+}
+
+/// The argument of an option.
+pub(crate) fn arg(option: &'static FrontendOption) -> Arg {
+    let arg = Arg::new(option.name).long(option.name).help(option.help);
     match option.kind {
         OptionKind::Flag => arg.action(ArgAction::SetTrue),
         OptionKind::Choice(words) => arg
@@ -59,7 +60,8 @@ fn heading(shared: &SharedOption) -> &'static str {
     Box::leak(shared.takers("and").into_boxed_str())
 }
 
-fn value(matches: &ArgMatches, option: &FrontendOption) -> Option<OptionValue> {
+/// The value that was given for an option.
+pub(crate) fn value(matches: &ArgMatches, option: &FrontendOption) -> Option<OptionValue> {
     match option.kind {
         OptionKind::Flag => matches
             .get_flag(option.name)
@@ -112,7 +114,7 @@ impl clap::Args for FrontendArgs {
             .help("How the device is served; see --help")
             .long_help(help());
         let options = frontends::options();
-        command.arg(frontend).args(options.iter().map(arg))
+        command.arg(frontend).args(options.iter().map(shared_arg))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

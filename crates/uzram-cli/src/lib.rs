@@ -79,6 +79,7 @@ enum Command {
     Receive(Box<commands::receive::Args>),
     Remote(commands::remote::Args),
     Jobs(commands::jobs::Args),
+    Nbd(commands::nbd::Args),
     Reset(commands::reset::Args),
     #[command(visible_alias = "rm")]
     Remove(commands::remove::Args),
@@ -233,6 +234,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::Receive(command) => command.run(&args.log),
         Command::Remote(command) => command.run(),
         Command::Jobs(command) => command.run(),
+        Command::Nbd(command) => command.run(&args.log),
         Command::Reset(command) => command.run(),
         Command::Remove(command) => command.run(),
         Command::Recover(command) => command.run(),

@@ -182,6 +182,13 @@ pub enum Request {
         /// Also say what would be done now.
         plan: bool,
     },
+    /// What clients of the frontend are told of the device, for a process that negotiates with them in the server's place.
+    ClientTerms,
+    /// Serve a client with which such a process has negotiated. Its socket comes with the request.
+    TakeClient {
+        /// What was agreed on, in words that the frontend reads.
+        agreed: String,
+    },
     /// Write what the device holds at this moment to the file whose descriptor comes with the request, the first of them. A
     /// client that goes cancels it.
     Snapshot {
@@ -352,6 +359,11 @@ pub enum Response {
     },
     /// The policies.
     Policy(Box<Policy>),
+    /// What clients of the frontend are told.
+    ClientTerms {
+        /// In words that the frontend reads.
+        terms: String,
+    },
     /// Done, and this was done to others.
     Did {
         /// In words.

@@ -335,11 +335,11 @@ impl Control {
         let conversation = Conversation::new(client.stream, progress);
         // Those of a request that takes none are closed.
         let files = match request {
-            Request::Snapshot { .. } => client.files,
+            Request::Snapshot { .. } | Request::TakeClient { .. } => client.files,
             _ => Vec::new(),
         };
         if !request.takes_long() && !request.waits_for_others() {
-            if let Some(rest) = conversation.answer_at_once(request, &*self.handler) {
+            if let Some(rest) = conversation.answer_at_once(request, files, &*self.handler) {
                 if self.readers.len() == MAX_CLIENTS {
                     self.readers.remove(0);
                 }

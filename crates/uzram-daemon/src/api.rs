@@ -593,6 +593,8 @@ fn ask(call: &Call<'_>) -> Handled {
         | Request::HandOver
         | Request::Recover
         | Request::Snapshot { .. }
+        | Request::ClientTerms
+        | Request::TakeClient { .. }
         | Request::Upgrade { .. } => {
             let message = "not a request for the server of a device here: DELETE takes one down, and GET .../snapshot takes a \
                 snapshot";

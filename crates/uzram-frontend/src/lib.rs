@@ -17,6 +17,7 @@ mod socket;
 mod waiters;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,6 +258,21 @@ pub trait Front: Send {
     /// What whoever makes the device should know of that, such as what was changed on the machine for it.
     fn notes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What clients are told of the device, for a process that negotiates with them in this one's place. Only the frontend's
+    /// crate reads it.
+    fn terms(&self) -> Result<String> {
+        let message = format!(
+            "{} has no clients that another process could pass on",
+            self.path()
+        );
+        Err(Failure::impossible(message))
+    }
+
+    /// Serves a client with which such a process has negotiated; `agreed` is what it says of that. Does not wait for the client.
+    fn take_client(&self, _client: OwnedFd, _agreed: &str) -> Result {
+        self.terms().map(drop)
     }
 
     /// Refuses where whoever uses the device cannot be told another size while it is served.

@@ -5,7 +5,9 @@
 //! at once. What it is told must agree with what is served, hence [`Export::transmission_flags`] is the one source for both.
 //! Whoever gives a socket answers for its client: there are no limits and no timeouts but the handshake's.
 
-use crate::{Error, Export, connections::Connections, execute::Session};
+use crate::{
+    Error, Export, catalog::Catalog, connections::Connections, execute::Session, proto::Headers,
+};
 use std::{os::fd::OwnedFd, sync::Arc};
 
 /// Serves sockets that somebody else connected; made by [`ServerBuilder::adopter`](crate::ServerBuilder::adopter). Dropping
@@ -25,7 +27,9 @@ impl Adopter {
 
     /// Finds the export of this name; the empty name stands for the first.
     pub fn export(&self, name: &str) -> Result<&Export, Error> {
-        let exports = &self.connections.settings.exports;
+        let Catalog::Own(exports) = &self.connections.settings.exports else {
+            return Err(Error::UnknownExport { name: name.into() });
+        };
         let mut found = exports.iter();
         found
             .find(|export| name.is_empty() || export.name == name)
@@ -45,7 +49,7 @@ impl Adopter {
     ) -> Result<(), Error> {
         let session = Session {
             export: self.export(export)?.clone(),
-            structured: false,
+            headers: Headers::Simple,
             allocation: false,
         };
         self.connections

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,13 @@ use uzram_frontend::{
 use uzram_spec::{Failure, FrontendSpec, Result, rlimit};
 
 use crate::{
-    Error, Export, Listen, RunningServer, Server, ServerBuilder, Tls,
+    Error, Export, Listen, RunningServer, Server, ServerBuilder, Tls, Unavailable,
     proto::MAX_STRING,
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
 };
+
+/// The frontend's name.
+pub const FRONTEND: &str = "nbd";
 
 /// The frontend `nbd`.
 pub struct NbdFrontend;
@@ -124,6 +128,20 @@ const SEND_TIMEOUT: FrontendOption = FrontendOption {
         vanished is gone after 60 seconds, or after this if it is longer [default: 60]",
     chooses: false,
 };
+
+/// The options of a server that offers devices of other processes, which have those that are not here of their own.
+pub const EXPORTS_OPTIONS: &[FrontendOption] = &[
+    LISTEN,
+    ALLOW_REMOTE,
+    INSECURE,
+    TLS_CERTIFICATES,
+    TLS,
+    TLS_VERIFY_PEER,
+    ALLOW,
+    ALLOW_UID,
+    READ_ONLY,
+    MAX_CONNECTIONS,
+];
 
 /// Parses an address and makes its path absolute, since the server has another working directory.
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
@@ -326,7 +344,7 @@ fn serve(serving: &Serving<'_>, listen: &Listen) -> Result<Box<dyn Front>> {
 
 impl Frontend for NbdFrontend {
     fn name(&self) -> &'static str {
-        "nbd"
+        FRONTEND
     }
 
     fn about(&self) -> &'static str {
@@ -478,6 +496,17 @@ impl Front for NbdFront {
         Some(self.connected())
     }
 
+    fn terms(&self) -> Result<String> {
+        let terms = self.handle.as_ref().map(RunningServer::terms);
+        terms.unwrap_or_else(|| Err(stopped())).map_err(unavailable)
+    }
+
+    fn take_client(&self, client: OwnedFd, agreed: &str) -> Result {
+        let handle = self.handle.as_ref().ok_or_else(stopped);
+        let taken = handle.and_then(|handle| handle.take_client(client, agreed));
+        taken.map_err(unavailable)
+    }
+
     /// The protocol tells clients the size when they connect. A connected client keeps the size that it knows.
     fn can_resize(&self) -> Result {
         Ok(())
@@ -520,6 +549,18 @@ impl NbdFront {
     }
 }
 
+fn stopped() -> Unavailable {
+    Unavailable::Gone("the server has stopped".into())
+}
+
+/// What is gone may be there again in a moment, served by the next process.
+fn unavailable(why: Unavailable) -> Failure {
+    match &why {
+        Unavailable::Gone(reason) => Failure::busy(reason),
+        _ => Failure::impossible(why.reason()),
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match &error {
@@ -535,7 +576,10 @@ impl From<Error> for Failure {
             Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::usage(error)
             }
-            Error::Tls(_) => Failure::usage(error),
+            Error::Tls(_)
+            | Error::NoExport
+            | Error::ExportName { .. }
+            | Error::DuplicateExport { .. } => Failure::usage(error),
             Error::InUse { .. } => Failure::busy(error),
             Error::Bind { source, .. } => Failure::new(kind_of_bind(source), error),
             _ => Failure::failed(error),

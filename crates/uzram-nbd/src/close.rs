@@ -19,11 +19,17 @@ pub(crate) enum Close {
     ClientFlags(u32),
     #[error("bad option magic {0:#018x}")]
     OptionMagic(u64),
+    #[error("NBD_OPT_EXPORT_NAME after NBD_OPT_EXTENDED_HEADERS, which the protocol forbids")]
+    ExportNameExtended,
     #[error("option {option} has {len} bytes of data, more than the server takes")]
     OptionTooBig { option: u32, len: u32 },
     /// The name is cut: see [`Close::unknown_export`].
     #[error("no export is named {0:?}")]
     UnknownExport(String),
+    #[error("the export cannot be had: {0}")]
+    Unavailable(String),
+    #[error("another process serves the client now")]
+    GivenAway,
     #[error("refused: {0}")]
     Refused(AdmissionRefusal),
     #[error("there was no request for {} seconds, the limit", .0.as_secs_f64())]
@@ -36,8 +42,8 @@ pub(crate) enum Close {
     Vanished,
     #[error("bad request magic {0:#010x}")]
     RequestMagic(u32),
-    #[error("a write of {0} bytes is too large even to be skipped")]
-    Oversized(u32),
+    #[error("a payload of {0} bytes is too large even to be skipped")]
+    Oversized(u64),
     #[error("the client went away in the middle of a message")]
     Truncated,
     #[error("cannot receive: {0}")]
@@ -89,6 +95,7 @@ impl Close {
             Close::Disconnected
                 | Close::Aborted
                 | Close::Stopping
+                | Close::GivenAway
                 | Close::Idle(_)
                 | Close::Replaced
         )

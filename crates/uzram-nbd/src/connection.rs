@@ -80,7 +80,7 @@ pub(crate) fn serve(
         session,
         stop,
         workers,
-        receiver: Mutex::new(Receiver::new(poller)),
+        receiver: Mutex::new(Receiver::new(poller, session.headers)),
         divided: DividedWrites::new(workers),
         handed_off: AtomicUsize::new(0),
         started: AtomicUsize::new(1),
@@ -114,7 +114,7 @@ impl<'a> Connection<'a> {
 
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) -> Result<(), Close> {
         let mut batch = Batch::new();
-        let mut out = Replies::new(self.socket);
+        let mut out = Replies::new(self.socket, self.session.headers);
         let waiting = &self.socket.activity.waiting;
         loop {
             waiting.fetch_add(1, Ordering::Relaxed);
@@ -224,7 +224,7 @@ impl<'a> Connection<'a> {
         work: impl FnOnce(&mut Replies<'_>) -> Result<(), Close> + Send + 'scope,
     ) {
         let work = move || {
-            self.contain(|| work(&mut Replies::new(self.socket)));
+            self.contain(|| work(&mut Replies::new(self.socket, self.session.headers)));
             self.handed_off.fetch_sub(1, Ordering::Relaxed);
         };
         if self.handed_off.fetch_add(1, Ordering::Relaxed) >= MAX_PENDING {
@@ -341,7 +341,7 @@ mod tests {
         let export = Export::new("x", device);
         let session = Session {
             export,
-            structured: false,
+            headers: crate::proto::Headers::Simple,
             allocation: false,
         };
         let stop = Stop::default();
@@ -351,10 +351,10 @@ mod tests {
             session: &session,
             stop: &stop,
             workers: 2,
-            receiver: Mutex::new(Receiver::new(Poller::new(
-                std::time::Duration::ZERO,
-                Arc::default(),
-            ))),
+            receiver: Mutex::new(Receiver::new(
+                Poller::new(std::time::Duration::ZERO, Arc::default()),
+                session.headers,
+            )),
             divided: DividedWrites::new(2),
             handed_off: AtomicUsize::new(0),
             started: AtomicUsize::new(1),

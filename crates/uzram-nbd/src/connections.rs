@@ -1,7 +1,8 @@
 //! The connections of a server: their threads, their places, the orderly end.
 //!
-//! A connection is either *accepted* and negotiates first, or *given* by the program. Limits and timeouts are for accepted
-//! ones: they have *places*, which [`limits`](crate::limits) deals out. A client that gets none is told why, by a connection
+//! A connection is either *accepted* and negotiates first, or *taken* from another process that has negotiated, or *given* by the
+//! program. Where the exports are those of other processes, accepted ones are given away. Limits and timeouts are for accepted
+//! and taken ones: they have *places*, which [`limits`](crate::limits) deals out. A client that gets none is told why, by a connection
 //! that ends at once; there are at most [`MAX_REFUSALS`] of these, and further ones are closed without a word.
 //!
 //! # Ending one connection
@@ -17,24 +18,27 @@
 //! none holds up the others. At the time limit the sockets of all are shut down in both directions.
 
 use crate::{
-    Error,
+    Error, Export, Unavailable,
     activity::ConnectionPhase,
+    agreement::Agreement,
+    catalog::Catalog,
     close::Close,
     connection,
     execute::Session,
-    handshake,
+    handshake::{self, Terms},
     limits::{self, Admission, AdmissionRefusal, PlacedConnection},
     lock::lock,
     peer::Peer,
+    relay::relay,
     settings::ServerSettings,
     socket::Socket,
     stop::{Dismissal, Stop},
 };
-use rustix::net;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use std::{
     collections::HashMap,
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex,
@@ -58,8 +62,20 @@ enum Begin {
     Negotiate,
     /// With the handshake, in which the client is told why it is refused.
     Refuse(AdmissionRefusal),
+    /// With the answer to the option that ended a handshake, which another process led.
+    Conclude(Export, Agreement),
     /// With requests, as agreed elsewhere.
     Transmit(Session),
+}
+
+/// Where a client that has negotiated is served.
+enum Place {
+    /// Here.
+    Here(Export),
+    /// By another process, which has the socket.
+    Away,
+    /// By another process, which has the other end of this socket: what the client says is encrypted.
+    Behind(OwnedFd),
 }
 
 /// One connection.
@@ -162,7 +178,43 @@ impl Connections {
         entries.values().filter(refused).count()
     }
 
-    /// Finds a place for a newcomer. A connection that has to give back its own is told to end.
+    /// Serves a client with which another process has negotiated. That one has decided that the client may connect; places
+    /// are dealt out here.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        fd: OwnedFd,
+        peer: Peer,
+        agreement: Agreement,
+    ) -> Result<(), Unavailable> {
+        let export = self.first_for_others()?.clone();
+        if self.stop.is_set() {
+            return Err(Unavailable::Gone("the server is stopping".into()));
+        }
+        self.place(&peer).map_err(|refusal| {
+            tracing::warn!(%peer, "refused: {refusal}");
+            Unavailable::Refused(format!("refused: {refusal}"))
+        })?;
+        let socket = Socket::accepted(fd, self.settings.send_timeout);
+        let begin = Begin::Conclude(export, agreement);
+        self.begin(socket, peer, begin, || {})
+            .map_err(|e| Unavailable::Refused(format!("cannot start a thread: {e}")))
+    }
+
+    /// The export for which other processes may negotiate.
+    pub(crate) fn first_for_others(&self) -> Result<&Export, Unavailable> {
+        let refused = |why: &str| Err(Unavailable::Refused(why.into()));
+        match &self.settings.exports {
+            _ if self.settings.tls.is_required() => {
+                refused("it serves only clients that use its own certificates")
+            }
+            Catalog::Own(exports) => exports
+                .first()
+                .map_or_else(|| refused("there is no export"), Ok),
+            Catalog::Elsewhere(_) => refused("its exports are those of other processes"),
+        }
+    }
+
+    /// Whether a newcomer may connect, and a place for it.
     fn admit(&self, newcomer: &Peer) -> Result<(), AdmissionRefusal> {
         if let Peer::Process(peer) = newcomer
             && !self.settings.allows(peer.uid)
@@ -174,6 +226,11 @@ impl Connections {
         {
             return Err(AdmissionRefusal::Address(address.ip()));
         }
+        self.place(newcomer)
+    }
+
+    /// Finds a place for a newcomer. A connection that has to give back its own is told to end.
+    fn place(&self, newcomer: &Peer) -> Result<(), AdmissionRefusal> {
         let Some(owner) = newcomer.owner() else {
             return Ok(());
         };
@@ -266,41 +323,37 @@ impl Connections {
             socket,
             stop,
         } = client;
-        let settings = &self.settings;
-        let negotiate = |limit, refusal| {
-            handshake::negotiate(
-                socket,
-                &settings.exports,
-                &settings.tls,
-                stop,
-                limit,
-                refusal,
-            )
-        };
+        let limit = self.settings.handshake_timeout;
         let refused = matches!(begin, Begin::Refuse(_));
         let serve = || {
-            let session = match begin {
-                Begin::Negotiate => negotiate(settings.handshake_timeout, None)?,
-                Begin::Refuse(refusal) => negotiate(
-                    settings.handshake_timeout.min(REFUSAL_TIMEOUT),
-                    Some(refusal),
-                )?,
-                Begin::Transmit(session) => session,
+            let (export, agreement) = match begin {
+                Begin::Negotiate => match self.negotiate(client, limit, None)? {
+                    (agreement, Place::Here(export)) => (export, agreement),
+                    (_, Place::Away) => return Err(Close::GivenAway),
+                    (_, Place::Behind(inner)) => {
+                        socket.negotiated().map_err(Close::Receive)?;
+                        return Err(relay(socket, &inner, stop));
+                    }
+                },
+                Begin::Refuse(refusal) => {
+                    self.negotiate(client, limit.min(REFUSAL_TIMEOUT), Some(refusal))?;
+                    return Err(Close::Refused(refusal));
+                }
+                Begin::Conclude(export, agreement) => (export, agreement),
+                Begin::Transmit(session) => return Err(self.transmit(client, &session)),
             };
-            tracing::debug!(
-                connection = id,
-                %peer,
-                export = session.export.name,
-                "transmission phase"
-            );
-            Err::<(), _>(connection::serve(
-                *id,
-                socket,
-                &session,
-                stop,
-                settings.workers,
-                Poller::new(settings.poll, Arc::clone(&self.poll_permits)),
-            ))
+            let export = Export {
+                read_only: export.read_only || agreement.read_only,
+                name: agreement.name.clone(),
+                ..export
+            };
+            handshake::conclude(socket, &agreement, &export.facts(), limit)?;
+            let session = Session {
+                export,
+                headers: agreement.headers,
+                allocation: agreement.allocation,
+            };
+            Err::<(), _>(self.transmit(client, &session))
         };
         let reason = catch_unwind(AssertUnwindSafe(serve))
             .unwrap_or(Err(Close::Panicked))
@@ -308,15 +361,78 @@ impl Connections {
         match reason {
             // What it was told was logged before.
             _ if refused => tracing::debug!(connection = id, %peer, "closed: {reason}"),
+            Close::GivenAway => tracing::debug!(connection = id, %peer, "{reason}"),
             Close::Idle(_) | Close::Replaced => {
                 tracing::info!(connection = id, %peer, "closed: {reason}");
             }
             _ if reason.is_clean() => tracing::debug!(connection = id, %peer, "closed: {reason}"),
             _ => tracing::warn!(connection = id, %peer, "closed: {reason}"),
         }
-        socket.close();
+        if !matches!(reason, Close::GivenAway) {
+            socket.close();
+        }
         lock(&self.entries).remove(id);
         self.ended.notify_all();
+    }
+
+    /// Negotiates with a client, and finds who serves it.
+    fn negotiate(
+        &self,
+        client: &Client,
+        limit: Duration,
+        refusal: Option<AdmissionRefusal>,
+    ) -> Result<(Agreement, Place), Close> {
+        let Client { socket, stop, .. } = client;
+        let terms = Terms {
+            exports: &self.settings.exports,
+            tls: &self.settings.tls,
+            limit,
+            refusal,
+        };
+        handshake::negotiate(socket, terms, stop, |index, agreement| {
+            let others = match &self.settings.exports {
+                Catalog::Own(exports) => return Ok(Place::Here(exports[index].clone())),
+                Catalog::Elsewhere(others) => others,
+            };
+            if socket.tls().is_none() {
+                others.give(index, socket.fd.as_fd(), agreement)?;
+                return Ok(Place::Away);
+            }
+            let pair = net::socketpair(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            );
+            let (inner, theirs) = pair.map_err(|e| Unavailable::Refused(e.to_string()))?;
+            others.give(index, theirs.as_fd(), agreement)?;
+            Ok(Place::Behind(inner))
+        })
+    }
+
+    /// Serves the transmission phase to its end. Returns why it ended.
+    fn transmit(&self, client: &Client, session: &Session) -> Close {
+        let Client {
+            id,
+            peer,
+            socket,
+            stop,
+        } = client;
+        let settings = &self.settings;
+        tracing::debug!(
+            connection = id,
+            %peer,
+            export = session.export.name,
+            "transmission phase"
+        );
+        connection::serve(
+            *id,
+            socket,
+            session,
+            stop,
+            settings.workers,
+            Poller::new(settings.poll, Arc::clone(&self.poll_permits)),
+        )
     }
 
     /// Dismisses connections that have been idle for too long, and closes those that do not leave. Returns when to look

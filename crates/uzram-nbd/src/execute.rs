@@ -7,8 +7,8 @@ use crate::{
     close::Close,
     export::Export,
     proto::{
-        self, CHUNK_LEN, MAX_PAYLOAD, RequestHeader, SIMPLE_REPLY_LEN, WireErrno, allocation,
-        chunk, cmd, cmd_flag,
+        self, Headers, MAX_PAYLOAD, RequestHeader, SIMPLE_REPLY_LEN, WireErrno, allocation, chunk,
+        cmd, cmd_flag, u32_at, u64_at,
     },
     reply::{PIECE, Replies, fits},
 };
@@ -17,12 +17,14 @@ use uzram::{Access, Extent, ExtentKind, Zeroes};
 
 /// Most descriptors in one BLOCK_STATUS reply. The client asks again for what follows.
 const MAX_DESCRIPTORS: usize = 4096;
+/// Bytes of the payload of a BLOCK_STATUS before the ids of contexts: how much of the export it asks about.
+const STATUS_HEAD: u64 = 8;
 
 /// What client and server agreed on in the handshake.
 pub(crate) struct Session {
     pub(crate) export: Export,
-    /// Whether structured replies were negotiated.
-    pub(crate) structured: bool,
+    /// The headers of requests and replies.
+    pub(crate) headers: Headers,
     /// Whether `base:allocation` was selected for this export.
     pub(crate) allocation: bool,
 }
@@ -52,13 +54,16 @@ fn refuse<T>(errno: WireErrno, message: &'static str) -> Result<T, ErrorReply> {
 impl Session {
     /// Checks whether the request may be executed.
     pub(crate) fn check(&self, request: &RequestHeader) -> Result<(), ErrorReply> {
+        let extended = self.headers == Headers::Extended;
+        let payload = if extended { cmd_flag::PAYLOAD_LEN } else { 0 };
         // Some clients set FUA on everything, so it is allowed everywhere.
         let (flags, writes) = match request.kind {
-            cmd::READ if self.structured => (cmd_flag::DF, false),
+            cmd::READ if self.headers != Headers::Simple => (cmd_flag::DF, false),
             cmd::READ | cmd::CACHE => (0, false),
-            cmd::WRITE | cmd::TRIM => (0, true),
+            cmd::WRITE => (payload, true),
+            cmd::TRIM => (0, true),
             cmd::WRITE_ZEROES => (cmd_flag::NO_HOLE | cmd_flag::FAST_ZERO, true),
-            cmd::BLOCK_STATUS if self.allocation => (cmd_flag::REQ_ONE, false),
+            cmd::BLOCK_STATUS if self.allocation => (cmd_flag::REQ_ONE | payload, false),
             cmd::BLOCK_STATUS => {
                 return refuse(WireErrno::Inval, "no metadata context was selected");
             }
@@ -71,22 +76,42 @@ impl Session {
         if request.kind == cmd::FLUSH {
             return Ok(());
         }
+        if request.kind == cmd::WRITE && !request.has_payload {
+            return refuse(WireErrno::Inval, "a write needs a payload and its flag");
+        }
+        if request.kind == cmd::BLOCK_STATUS && request.has_payload {
+            // A longer one names a context twice, or one that was not selected.
+            return match [STATUS_HEAD, STATUS_HEAD + 4].contains(&request.len) {
+                true => Ok(()),
+                false => refuse(
+                    WireErrno::Inval,
+                    "the payload has 8 bytes, and 4 more for each selected context, once at most",
+                ),
+            };
+        }
         if writes && self.export.read_only {
             return refuse(WireErrno::Perm, "the export is read-only");
         }
-        if matches!(request.kind, cmd::READ | cmd::WRITE) && request.len > MAX_PAYLOAD {
+        if matches!(request.kind, cmd::READ | cmd::WRITE) && request.len > MAX_PAYLOAD.into() {
             return refuse(
-                WireErrno::Inval,
+                match extended {
+                    true => WireErrno::Overflow,
+                    false => WireErrno::Inval,
+                },
                 "a read or write has at most 33554432 bytes",
             );
         }
+        self.check_range(request)
+    }
+
+    fn check_range(&self, request: &RequestHeader) -> Result<(), ErrorReply> {
         if request.kind == cmd::BLOCK_STATUS && request.len == 0 {
             return refuse(
                 WireErrno::Inval,
                 "a status request covers at least one byte",
             );
         }
-        let end = request.offset.checked_add(request.len.into());
+        let end = request.offset.checked_add(request.len);
         if end.is_none_or(|end| end > self.export.device.size_bytes()) {
             let grows = matches!(request.kind, cmd::WRITE | cmd::WRITE_ZEROES);
             return refuse(
@@ -101,12 +126,34 @@ impl Session {
         Ok(())
     }
 
+    /// What a BLOCK_STATUS with a payload that was checked asks for: the request that says the same without one, or `None`
+    /// where it names no context.
+    fn narrowed(
+        &self,
+        request: &RequestHeader,
+        payload: &[u8],
+    ) -> Result<Option<RequestHeader>, ErrorReply> {
+        let narrowed = RequestHeader {
+            len: u64_at(payload, 0),
+            has_payload: false,
+            ..*request
+        };
+        self.check_range(&narrowed)?;
+        match payload.len() as u64 > STATUS_HEAD {
+            true if u32_at(payload, STATUS_HEAD as usize) != allocation::ID => {
+                refuse(WireErrno::Inval, "no selected metadata context has this id")
+            }
+            true => Ok(Some(narrowed)),
+            false => Ok(None),
+        }
+    }
+
     /// Whether a request would wait for the source of a clone.
     pub(crate) fn must_fetch(&self, request: &RequestHeader) -> bool {
         let access = access(request);
         access.is_some_and(|access| {
             let device = &self.export.device;
-            device.must_fetch(access, request.offset, request.len.into())
+            device.must_fetch(access, request.offset, request.len)
         })
     }
 
@@ -117,10 +164,11 @@ impl Session {
         payload: &[u8],
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
-        let (offset, len) = (request.offset, u64::from(request.len));
-        let fetched = access(request).map(|access| self.export.device.fetch(access, offset, len));
-        match (self.check(request), fetched) {
-            (Ok(()), Some(Err(error))) => self.fail(request, &error.into(), out)?,
+        let (offset, len) = (request.offset, request.len);
+        // Nothing is fetched for what is refused, which may be as long as the device.
+        let access = access(request).filter(|_| self.check(request).is_ok());
+        match access.map(|access| self.export.device.fetch(access, offset, len)) {
+            Some(Err(error)) => self.fail(request, &error.into(), out)?,
             _ => self.execute(request, payload, out)?,
         }
         out.flush()
@@ -138,9 +186,14 @@ impl Session {
             return self.fail(request, &failure, out);
         }
         match request.kind {
-            cmd::READ if !self.structured => self.read_simple(request, out),
+            cmd::READ if self.headers == Headers::Simple => self.read_simple(request, out),
             cmd::READ if request.flags & cmd_flag::DF != 0 => self.read_unfragmented(request, out),
             cmd::READ => self.read_chunks(request, out),
+            cmd::BLOCK_STATUS if request.has_payload => match self.narrowed(request, payload) {
+                Ok(Some(request)) => self.block_status(&request, out),
+                Ok(None) => out.none_chunk(request),
+                Err(failure) => self.fail(request, &failure, out),
+            },
             cmd::BLOCK_STATUS => self.block_status(request, out),
             _ => {
                 let done = self.change(request, payload);
@@ -167,7 +220,7 @@ impl Session {
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
         match done {
-            Ok(()) => out.simple(request.cookie, None),
+            Ok(()) => out.done(request),
             Err(failure) => self.fail(request, &failure, out),
         }
     }
@@ -179,15 +232,14 @@ impl Session {
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
         tracing::debug!(?request, errno = ?failure.errno, "{}", failure.message);
-        if self.structured {
-            out.error_chunk(request.cookie, failure.errno, &failure.message)
-        } else {
-            out.simple(request.cookie, Some(failure.errno))
+        match self.headers {
+            Headers::Simple => out.simple(request.cookie, Some(failure.errno)),
+            _ => out.error_chunk(request, failure.errno, &failure.message),
         }
     }
 
     fn change(&self, request: &RequestHeader, payload: &[u8]) -> Result<(), ErrorReply> {
-        let (device, offset, len) = (&self.export.device, request.offset, u64::from(request.len));
+        let (device, offset, len) = (&self.export.device, request.offset, request.len);
         match request.kind {
             cmd::WRITE => device.write_at(payload, offset)?,
             cmd::TRIM => device.discard(offset, len)?,
@@ -218,13 +270,14 @@ impl Session {
 
     fn read_simple(&self, request: &RequestHeader, out: &mut Replies<'_>) -> Result<(), Close> {
         let header = proto::simple_reply(request.cookie, None);
-        if !fits(request.len) {
-            return out.stream(&header, request.offset, request.len, |piece, position| {
+        let len = read_len(request);
+        if !fits(len) {
+            return out.stream(&header, request.offset, len, |piece, position| {
                 let read = self.load(piece, request.offset + position);
                 read.map_err(Close::ReadFailed)
             });
         }
-        let total = SIMPLE_REPLY_LEN + request.len as usize;
+        let total = SIMPLE_REPLY_LEN + len as usize;
         let room = out.room(total)?;
         room[..SIMPLE_REPLY_LEN].copy_from_slice(&header);
         match self.load(&mut room[SIMPLE_REPLY_LEN..], request.offset) {
@@ -238,27 +291,28 @@ impl Session {
     fn read_chunks(&self, request: &RequestHeader, out: &mut Replies<'_>) -> Result<(), Close> {
         let (offset, len) = (request.offset, request.len);
         if len == 0 {
-            return out.none_chunk(request.cookie);
+            return out.none_chunk(request);
         }
-        let extents = match self.export.device.extents(offset, len.into()) {
+        let extents = match self.export.device.extents(offset, len) {
             Ok(extents) => extents,
             Err(e) => return self.fail(request, &e.into(), out),
         };
-        let end = offset + u64::from(len);
+        let end = offset + len;
         for (data, mut at, mut left) in merged(extents, |kind| kind == ExtentKind::Data) {
             if !data {
-                out.hole_chunk(request.cookie, at, left, at + u64::from(left) == end)?;
+                // It fits, as all lengths of a read.
+                out.hole_chunk(request, at, left as u32, at + left == end)?;
                 continue;
             }
             while left > 0 {
                 // Split on a page boundary, so that no page is decompressed twice.
-                let fitting = PIECE as u32 - (at % uzram::PAGE_SIZE as u64) as u32;
+                let fitting = PIECE as u64 - at % uzram::PAGE_SIZE as u64;
                 let piece = left.min(fitting);
-                let done = at + u64::from(piece) == end;
-                if let Err(failure) = self.data_chunk(request, at, piece, done, out)? {
+                let done = at + piece == end;
+                if let Err(failure) = self.data_chunk(request, at, piece as usize, done, out)? {
                     return self.fail(request, &failure, out);
                 }
-                at += u64::from(piece);
+                at += piece;
                 left -= piece;
             }
         }
@@ -269,16 +323,15 @@ impl Session {
         &self,
         request: &RequestHeader,
         offset: u64,
-        len: u32,
+        len: usize,
         done: bool,
         out: &mut Replies<'_>,
     ) -> Result<Result<(), ErrorReply>, Close> {
-        let total = CHUNK_LEN + 8 + len as usize;
-        let room = out.room(total)?;
-        room[..CHUNK_LEN + 8].copy_from_slice(&data_header(request, offset, len, done));
-        let read = self.load(&mut room[CHUNK_LEN + 8..], offset);
+        let room = out.chunk(request, chunk::OFFSET_DATA, done, 8 + len)?;
+        room[..8].copy_from_slice(&offset.to_be_bytes());
+        let read = self.load(&mut room[8..], offset);
         if read.is_ok() {
-            out.commit(total);
+            out.commit_chunk(8 + len);
         }
         Ok(read.map_err(ErrorReply::from))
     }
@@ -289,19 +342,19 @@ impl Session {
         request: &RequestHeader,
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
-        if fits(request.len) && request.len > 0 {
-            return match self.data_chunk(request, request.offset, request.len, true, out)? {
+        let (offset, len) = (request.offset, read_len(request));
+        if fits(len) && len > 0 {
+            return match self.data_chunk(request, offset, len as usize, true, out)? {
                 Ok(()) => Ok(()),
                 Err(failure) => self.fail(request, &failure, out),
             };
         }
         let mut failed = None;
-        if request.len > 0 {
-            // Not final: a read may still fail while the chunk is being sent. Zeros then fill the rest.
-            let header = data_header(request, request.offset, request.len, false);
-            out.stream(&header, request.offset, request.len, |piece, position| {
+        if len > 0 {
+            out.stream_chunk(request, offset, len, |piece, position| {
+                // Zeros fill what cannot be read any more.
                 if failed.is_none() {
-                    failed = self.load(piece, request.offset + position).err();
+                    failed = self.load(piece, offset + position).err();
                 }
                 if failed.is_some() {
                     piece.fill(0);
@@ -310,17 +363,13 @@ impl Session {
             })?;
         }
         match failed {
-            None => out.none_chunk(request.cookie),
+            None => out.none_chunk(request),
             Some(e) => self.fail(request, &e.into(), out),
         }
     }
 
     fn block_status(&self, request: &RequestHeader, out: &mut Replies<'_>) -> Result<(), Close> {
-        let extents = match self
-            .export
-            .device
-            .extents(request.offset, request.len.into())
-        {
+        let extents = match self.export.device.extents(request.offset, request.len) {
             Ok(extents) => extents,
             Err(e) => return self.fail(request, &e.into(), out),
         };
@@ -328,22 +377,47 @@ impl Session {
         let most = if one {
             1
         } else {
-            MAX_DESCRIPTORS.min(request.len as usize / uzram::PAGE_SIZE + 2)
+            let pages = request.len / uzram::PAGE_SIZE as u64 + 2;
+            pages.min(MAX_DESCRIPTORS as u64) as usize
         };
-        let room = out.room(CHUNK_LEN + 4 + 8 * most)?;
-        let mut used = CHUNK_LEN + 4;
-        for (status, _, len) in merged(extents, status_flags).take(most) {
-            room[used..used + 4].copy_from_slice(&len.to_be_bytes());
-            room[used + 4..used + 8].copy_from_slice(&status.to_be_bytes());
-            used += 8;
+        let runs = merged(extents, status_flags).take(most);
+        let id = allocation::ID.to_be_bytes();
+        match self.headers {
+            Headers::Extended => {
+                let most = 8 + 16 * most;
+                out.last_chunk(request, chunk::BLOCK_STATUS_EXT, most, |room| {
+                    let mut count = 0;
+                    for ((status, _, len), place) in runs.zip(room[8..].chunks_exact_mut(16)) {
+                        place[..8].copy_from_slice(&len.to_be_bytes());
+                        place[8..].copy_from_slice(&u64::from(status).to_be_bytes());
+                        count += 1;
+                    }
+                    room[..4].copy_from_slice(&id);
+                    room[4..8].copy_from_slice(&(count as u32).to_be_bytes());
+                    8 + 16 * count
+                })
+            }
+            Headers::Simple | Headers::Structured => {
+                let most = 4 + 8 * most;
+                out.last_chunk(request, chunk::BLOCK_STATUS, most, |room| {
+                    let mut count = 0;
+                    for ((status, _, len), place) in runs.zip(room[4..].chunks_exact_mut(8)) {
+                        // Compact requests have lengths of 32 bits, and no run is longer.
+                        place[..4].copy_from_slice(&(len as u32).to_be_bytes());
+                        place[4..].copy_from_slice(&status.to_be_bytes());
+                        count += 1;
+                    }
+                    room[..4].copy_from_slice(&id);
+                    4 + 8 * count
+                })
+            }
         }
-        let payload = (used - CHUNK_LEN) as u32;
-        let header = proto::chunk_header(request.cookie, chunk::BLOCK_STATUS, true, payload);
-        room[..CHUNK_LEN].copy_from_slice(&header);
-        room[CHUNK_LEN..CHUNK_LEN + 4].copy_from_slice(&allocation::ID.to_be_bytes());
-        out.commit(used);
-        Ok(())
     }
+}
+
+/// Bytes of a READ that was checked: at most [`MAX_PAYLOAD`].
+fn read_len(request: &RequestHeader) -> u32 {
+    request.len as u32
 }
 
 /// What a request needs of the contents.
@@ -363,20 +437,11 @@ fn status_flags(kind: ExtentKind) -> u32 {
     }
 }
 
-fn data_header(request: &RequestHeader, offset: u64, len: u32, done: bool) -> [u8; CHUNK_LEN + 8] {
-    let mut header = [0; CHUNK_LEN + 8];
-    let chunk = proto::chunk_header(request.cookie, chunk::OFFSET_DATA, done, len + 8);
-    header[..CHUNK_LEN].copy_from_slice(&chunk);
-    header[CHUNK_LEN..].copy_from_slice(&offset.to_be_bytes());
-    header
-}
-
-/// Joins neighbouring extents of the same `class`; yields (class, offset, length). The extents lie within one request, so
-/// their lengths fit 32 bits.
+/// Joins neighbouring extents of the same `class`; yields (class, offset, length).
 fn merged<C: PartialEq>(
     extents: impl Iterator<Item = Extent>,
     class: impl Fn(ExtentKind) -> C,
-) -> impl Iterator<Item = (C, u64, u32)> {
+) -> impl Iterator<Item = (C, u64, u64)> {
     let mut extents = extents.peekable();
     std::iter::from_fn(move || {
         let first = extents.next()?;
@@ -384,7 +449,7 @@ fn merged<C: PartialEq>(
         while let Some(next) = extents.next_if(|next| class(next.kind) == kind) {
             len += next.len;
         }
-        Some((kind, first.offset, len as u32))
+        Some((kind, first.offset, len))
     })
 }
 

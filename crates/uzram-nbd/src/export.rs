@@ -1,6 +1,10 @@
 //! An export: a device that the server offers under a name.
 
-use crate::{Error, proto};
+use crate::{
+    Error,
+    agreement::ExportFacts,
+    proto::{self, Headers},
+};
 use std::sync::Arc;
 use uzram::Device;
 
@@ -57,41 +61,64 @@ impl Export {
 
     /// The transmission flags (`NBD_FLAG_...`) for a client without structured replies.
     pub fn transmission_flags(&self) -> u16 {
-        self.flags(false)
+        transmission_flags(self.read_only, Headers::Simple, false)
     }
 
-    /// The transmission flags; `NBD_FLAG_SEND_DF` may be set only once structured replies are negotiated.
-    pub(crate) fn flags(&self, structured: bool) -> u16 {
-        use proto::flag;
-        // CAN_MULTI_CONN: all connections see the same device, and none has a cache.
-        let mut flags = flag::HAS_FLAGS
-            | flag::SEND_FLUSH
-            | flag::SEND_FUA
-            | flag::SEND_TRIM
-            | flag::SEND_WRITE_ZEROES
-            | flag::CAN_MULTI_CONN
-            | flag::SEND_CACHE
-            | flag::SEND_FAST_ZERO;
-        if structured {
-            flags |= flag::SEND_DF;
+    /// What clients are told.
+    pub(crate) fn facts(&self) -> ExportFacts {
+        ExportFacts {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            size_bytes: self.size_bytes(),
+            read_only: self.read_only,
         }
-        if self.read_only {
-            flags |= flag::READ_ONLY;
-        }
-        flags
     }
 
     /// Checks the protocol's rules for strings.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let legal = |text: &str| text.len() <= proto::MAX_STRING && !text.contains('\0');
-        if self.name.is_empty() || !legal(&self.name) {
-            let name = self.name.clone();
-            return Err(Error::ExportName { name });
-        }
-        if !legal(&self.description) {
+        check_name(&self.name)?;
+        if !is_legal(&self.description) {
             let name = self.name.clone();
             return Err(Error::Description { name });
         }
         Ok(())
     }
+}
+
+/// Whether the protocol allows a string.
+fn is_legal(text: &str) -> bool {
+    text.len() <= proto::MAX_STRING && !text.contains('\0')
+}
+
+/// Refuses a name that no export can have.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    match name.is_empty() || !is_legal(name) {
+        true => Err(Error::ExportName { name: name.into() }),
+        false => Ok(()),
+    }
+}
+
+/// The transmission flags. Some may be set only once what they need is negotiated; `with_status` tells whether the client may
+/// narrow what BLOCK_STATUS reports.
+pub(crate) fn transmission_flags(read_only: bool, headers: Headers, with_status: bool) -> u16 {
+    use proto::flag;
+    // CAN_MULTI_CONN: all connections see the same device, and none has a cache.
+    let mut flags = flag::HAS_FLAGS
+        | flag::SEND_FLUSH
+        | flag::SEND_FUA
+        | flag::SEND_TRIM
+        | flag::SEND_WRITE_ZEROES
+        | flag::CAN_MULTI_CONN
+        | flag::SEND_CACHE
+        | flag::SEND_FAST_ZERO;
+    if headers != Headers::Simple {
+        flags |= flag::SEND_DF;
+    }
+    if headers == Headers::Extended && with_status {
+        flags |= flag::BLOCK_STATUS_PAYLOAD;
+    }
+    if read_only {
+        flags |= flag::READ_ONLY;
+    }
+    flags
 }

@@ -3,17 +3,18 @@
 //! Runs on the connection's first thread. Holds one option of at most [`MAX_OPTION`] bytes in memory at a time. A deadline
 //! for the whole keeps a silent or slow client from occupying a connection for long.
 //!
+//! Where the exports are those of other processes, the last option is not answered here: whoever takes the client does that.
+//! What was received of the client is exactly what was looked at, so that nothing is missing there.
+//!
 //! A client that is refused negotiates, too, for as long as it takes to ask for an export: only the answer to that can tell
 //! it why.
 
 use crate::{
+    agreement::{Agreement, Ending, ExportFacts},
+    catalog::{Catalog, Unavailable},
     close::Close,
-    execute::Session,
-    export::Export,
     limits::AdmissionRefusal,
-    proto::{
-        self, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at, u64_at,
-    },
+    proto::{self, Headers, allocation, handshake_flag, opt, rep, u16_at, u32_at, u64_at},
     socket::Socket,
     stop::Stop,
     tls::{Tls, TlsPolicy, TlsSession},
@@ -27,15 +28,29 @@ use std::{
 /// Most bytes of data that one option may have: names have at most 4096.
 const MAX_OPTION: u32 = 64 << 10;
 
-/// Negotiates with the client until the transmission phase begins.
-pub(crate) fn negotiate(
+/// How a handshake is led.
+pub(crate) struct Terms<'a> {
+    pub(crate) exports: &'a Catalog,
+    pub(crate) tls: &'a TlsPolicy,
+    pub(crate) limit: Duration,
+    /// Why the client is not served.
+    pub(crate) refusal: Option<AdmissionRefusal>,
+}
+
+/// Negotiates with the client until it asks for an export that `accept` has for it; `accept` gets its number and what was
+/// agreed on. The option that ended the handshake is not answered yet: see [`conclude`].
+pub(crate) fn negotiate<T>(
     socket: &Socket,
-    exports: &[Export],
-    tls: &TlsPolicy,
+    terms: Terms<'_>,
     stop: &Stop,
-    limit: Duration,
-    refusal: Option<AdmissionRefusal>,
-) -> Result<Session, Close> {
+    mut accept: impl FnMut(usize, &Agreement) -> Result<T, Unavailable>,
+) -> Result<(Agreement, T), Close> {
+    let Terms {
+        exports,
+        tls,
+        limit,
+        refusal,
+    } = terms;
     let deadline = Instant::now() + limit;
     let mut handshake = Handshake {
         socket,
@@ -45,29 +60,72 @@ pub(crate) fn negotiate(
         deadline,
         refusal,
         no_zeroes: false,
-        structured: false,
+        headers: Headers::Simple,
         context: None,
         out: Vec::new(),
     };
     handshake.greet()?;
-    let session = loop {
-        if let Some(session) = handshake.option()? {
-            break session;
+    loop {
+        let Some((index, agreement)) = handshake.option()? else {
+            continue;
+        };
+        match (accept(index, &agreement), &agreement.ending) {
+            (Ok(accepted), _) => return Ok((agreement, accepted)),
+            (Err(why @ Unavailable::Lost(_)), _) | (Err(why), Ending::ExportName { .. }) => {
+                return Err(Close::Unavailable(why.reason().into()));
+            }
+            (Err(why), Ending::Go { .. }) => {
+                handshake.unavailable(opt::GO, &why);
+                handshake.send()?;
+            }
         }
-    };
-    socket.negotiated().map_err(Close::Receive)?;
-    Ok(session)
+    }
+}
+
+/// Answers the option that ended the handshake, and begins the transmission phase.
+pub(crate) fn conclude(
+    socket: &Socket,
+    agreement: &Agreement,
+    facts: &ExportFacts,
+    limit: Duration,
+) -> Result<(), Close> {
+    send_by(socket, &agreement.last_reply(facts), Instant::now() + limit)?;
+    socket.negotiated().map_err(Close::Receive)
+}
+
+/// Sends all of it before the deadline.
+fn send_by(socket: &Socket, bytes: &[u8], deadline: Instant) -> Result<(), Close> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        set_timeout(socket, Timeout::Send, deadline)?;
+        match socket.send_some(&bytes[sent..]) {
+            Ok(n) => sent += n,
+            Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
+            Err(e) => return Err(Close::send(e)),
+        }
+    }
+    Ok(())
+}
+
+fn set_timeout(socket: &Socket, which: Timeout, deadline: Instant) -> Result<(), Close> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Close::HandshakeTimeout);
+    }
+    // Less than a microsecond would mean "no limit" to the system.
+    let left = left.max(Duration::from_millis(1));
+    sockopt::set_socket_timeout(&socket.fd, which, Some(left)).map_err(|e| Close::Receive(e.into()))
 }
 
 struct Handshake<'a> {
     socket: &'a Socket,
-    exports: &'a [Export],
+    exports: &'a Catalog,
     tls: &'a TlsPolicy,
     stop: &'a Stop,
     deadline: Instant,
     refusal: Option<AdmissionRefusal>,
     no_zeroes: bool,
-    structured: bool,
+    headers: Headers,
     /// The export (by index) for which `base:allocation` was selected last.
     context: Option<usize>,
     /// Replies to the current option, sent together.
@@ -91,8 +149,8 @@ impl Handshake<'_> {
         Ok(())
     }
 
-    /// Handles one option. Returns the session if it ended the negotiation with success.
-    fn option(&mut self) -> Result<Option<Session>, Close> {
+    /// Handles one option. Returns the export's number and what was agreed on if it ends the negotiation.
+    fn option(&mut self) -> Result<Option<(usize, Agreement)>, Close> {
         let mut header = [0; 16];
         self.receive(&mut header, true)?;
         if u64_at(&header, 0) != proto::IHAVEOPT {
@@ -107,7 +165,7 @@ impl Handshake<'_> {
         let mut data = vec![0; len as usize];
         self.receive(&mut data, false)?;
         tracing::debug!(option, len, "option");
-        let mut session = None;
+        let mut end = None;
         let has_to = self.tls.is_required() && self.socket.tls().is_none();
         match option {
             // It has no way to say no.
@@ -115,7 +173,11 @@ impl Handshake<'_> {
                 return Err(Close::Refused(refusal));
             }
             opt::EXPORT_NAME if has_to => return Err(Close::TlsRequired),
-            opt::EXPORT_NAME => session = Some(self.export_name(&data)?),
+            // Nor here.
+            opt::EXPORT_NAME if self.headers == Headers::Extended => {
+                return Err(Close::ExportNameExtended);
+            }
+            opt::EXPORT_NAME => end = Some(self.export_name(&data)?),
             opt::ABORT => {
                 self.reply(option, rep::ACK, &[]);
                 // Some clients close without waiting for this.
@@ -129,7 +191,9 @@ impl Handshake<'_> {
                 // The client closes, as some do only after an option to say so.
                 self.refuse(option, rep::ERR_POLICY, &format!("refused: {refusal}"));
             }
-            opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS if !data.is_empty() => {
+            opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS | opt::STARTTLS
+                if !data.is_empty() =>
+            {
                 self.refuse(option, rep::ERR_INVALID, "this option has no data");
             }
             opt::STARTTLS => return self.start_tls().map(|()| None),
@@ -139,16 +203,25 @@ impl Handshake<'_> {
                 "this server requires TLS, so that NBD_OPT_STARTTLS comes first",
             ),
             opt::LIST => self.list(),
+            opt::STRUCTURED_REPLY if self.headers == Headers::Extended => self.refuse(
+                option,
+                rep::ERR_EXT_HEADER_REQD,
+                "extended headers were agreed on, and take precedence",
+            ),
             opt::STRUCTURED_REPLY => {
-                self.structured = true;
+                self.headers = Headers::Structured;
                 self.reply(option, rep::ACK, &[]);
             }
-            opt::INFO | opt::GO => session = self.info(option, &data),
+            opt::EXTENDED_HEADERS => {
+                self.headers = Headers::Extended;
+                self.reply(option, rep::ACK, &[]);
+            }
+            opt::INFO | opt::GO => end = self.info(option, &data),
             opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.meta_context(option, &data),
             _ => self.refuse(option, rep::ERR_UNSUP, "unknown option"),
         }
         self.send()?;
-        Ok(session)
+        Ok(end)
     }
 
     /// Answers a client that asks for TLS, and goes on with it encrypted.
@@ -178,7 +251,7 @@ impl Handshake<'_> {
         self.socket
             .begin_tls(TlsSession::new(config).map_err(Close::Tls)?);
         // What was agreed in the open does not count.
-        (self.structured, self.context) = (false, None);
+        (self.headers, self.context) = (Headers::Simple, None);
         while let Some(tls) = self.socket.tls()
             && (tls.is_handshaking() || tls.has_answer())
         {
@@ -203,23 +276,16 @@ impl Handshake<'_> {
         Ok(())
     }
 
-    fn export_name(&mut self, name: &[u8]) -> Result<Session, Close> {
-        let Some(index) = self.find(name) else {
+    fn export_name(&mut self, name: &[u8]) -> Result<(usize, Agreement), Close> {
+        let Some(index) = self.exports.find(name) else {
             return Err(Close::unknown_export(name));
         };
-        let session = self.session(index);
-        self.out
-            .extend(session.export.device.size_bytes().to_be_bytes());
-        self.out
-            .extend(session.export.flags(self.structured).to_be_bytes());
-        if !self.no_zeroes {
-            self.out.extend([0; 124]);
-        }
-        Ok(session)
+        let zeroes = !self.no_zeroes;
+        Ok((index, self.agreement(index, Ending::ExportName { zeroes })))
     }
 
     fn list(&mut self) {
-        for export in self.exports {
+        for export in self.exports.list() {
             let mut data = (export.name.len() as u32).to_be_bytes().to_vec();
             data.extend(export.name.as_bytes());
             data.extend(export.description.as_bytes());
@@ -228,7 +294,7 @@ impl Handshake<'_> {
         self.reply(opt::LIST, rep::ACK, &[]);
     }
 
-    fn info(&mut self, option: u32, data: &[u8]) -> Option<Session> {
+    fn info(&mut self, option: u32, data: &[u8]) -> Option<(usize, Agreement)> {
         let mut fields = Fields(data);
         let parsed = (|| {
             let name = fields.string()?;
@@ -239,34 +305,22 @@ impl Handshake<'_> {
             self.refuse(option, rep::ERR_INVALID, "the request is malformed");
             return None;
         };
-        let Some(index) = self.find(name) else {
+        let Some(index) = self.exports.find(name) else {
             self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
             return None;
         };
-        let export = &self.exports[index];
-        let mut reply = info::EXPORT.to_be_bytes().to_vec();
-        reply.extend(export.device.size_bytes().to_be_bytes());
-        reply.extend(export.flags(self.structured).to_be_bytes());
-        self.reply(option, rep::INFO, &reply);
-        while let Some(wanted) = fields.u16() {
-            let mut reply = wanted.to_be_bytes().to_vec();
-            match wanted {
-                info::NAME => reply.extend(export.name.as_bytes()),
-                info::DESCRIPTION if !export.description.is_empty() => {
-                    reply.extend(export.description.as_bytes());
-                }
-                info::BLOCK_SIZE => {
-                    // Minimum, preferred and maximum: any range works, and whole pages need no read-modify-write.
-                    for size in [1, uzram::PAGE_SIZE as u32, MAX_PAYLOAD] {
-                        reply.extend(size.to_be_bytes());
-                    }
-                }
-                _ => continue,
-            }
-            self.reply(option, rep::INFO, &reply);
+        let wanted: Vec<u16> = std::iter::from_fn(|| fields.u16()).collect();
+        if option == opt::GO {
+            return Some((index, self.agreement(index, Ending::Go { wanted })));
         }
-        self.reply(option, rep::ACK, &[]);
-        (option == opt::GO).then(|| self.session(index))
+        match self.exports.facts(index) {
+            Ok(facts) => {
+                let replies = facts.replies(option, &wanted, self.headers, true);
+                self.out.extend(replies);
+            }
+            Err(why) => self.unavailable(option, &why),
+        }
+        None
     }
 
     fn meta_context(&mut self, option: u32, data: &[u8]) {
@@ -275,8 +329,9 @@ impl Handshake<'_> {
             // A new selection drops the old one even if it fails.
             self.context = None;
         }
-        if !self.structured {
-            return self.refuse(option, rep::ERR_INVALID, "structured replies come first");
+        if self.headers == Headers::Simple {
+            let message = "structured replies or extended headers come first";
+            return self.refuse(option, rep::ERR_INVALID, message);
         }
         let mut fields = Fields(data);
         let parsed = (|| {
@@ -293,7 +348,7 @@ impl Handshake<'_> {
         let Some((name, selected)) = parsed else {
             return self.refuse(option, rep::ERR_INVALID, "the request is malformed");
         };
-        let Some(index) = self.find(name) else {
+        let Some(index) = self.exports.find(name) else {
             return self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
         };
         if selected {
@@ -308,22 +363,22 @@ impl Handshake<'_> {
         self.reply(option, rep::ACK, &[]);
     }
 
-    /// Finds the export of this name; the empty name stands for the first.
-    fn find(&self, name: &[u8]) -> Option<usize> {
-        if name.is_empty() {
-            return Some(0);
+    fn agreement(&self, index: usize, ending: Ending) -> Agreement {
+        Agreement {
+            headers: self.headers,
+            allocation: self.context == Some(index),
+            read_only: false,
+            name: self.exports.name(index).into(),
+            ending,
         }
-        self.exports
-            .iter()
-            .position(|export| export.name.as_bytes() == name)
     }
 
-    fn session(&self, index: usize) -> Session {
-        Session {
-            export: self.exports[index].clone(),
-            structured: self.structured,
-            allocation: self.context == Some(index),
-        }
+    fn unavailable(&mut self, option: u32, why: &Unavailable) {
+        let kind = match why {
+            Unavailable::Gone(_) => rep::ERR_UNKNOWN,
+            Unavailable::Refused(_) | Unavailable::Lost(_) => rep::ERR_POLICY,
+        };
+        self.refuse(option, kind, why.reason());
     }
 
     fn reply(&mut self, option: u32, kind: u32, data: &[u8]) {
@@ -337,17 +392,7 @@ impl Handshake<'_> {
     }
 
     fn send(&mut self) -> Result<(), Close> {
-        let mut sent = 0;
-        while sent < self.out.len() {
-            self.set_timeout(Timeout::Send)?;
-            match self.socket.send_some(&self.out[sent..]) {
-                Ok(n) => sent += n,
-                Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
-                Err(e) => return Err(Close::send(e)),
-            }
-        }
-        self.out.clear();
-        Ok(())
+        send_by(self.socket, &std::mem::take(&mut self.out), self.deadline)
     }
 
     /// Fills `buf`. At the `start` of a message the stream may end cleanly.
@@ -370,14 +415,7 @@ impl Handshake<'_> {
     }
 
     fn set_timeout(&self, which: Timeout) -> Result<(), Close> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Close::HandshakeTimeout);
-        }
-        // Less than a microsecond would mean "no limit" to the system.
-        let left = left.max(Duration::from_millis(1));
-        sockopt::set_socket_timeout(&self.socket.fd, which, Some(left))
-            .map_err(|e| Close::Receive(e.into()))
+        set_timeout(self.socket, which, self.deadline)
     }
 }
 

@@ -49,7 +49,9 @@
 
 mod activity;
 mod adopter;
+mod agreement;
 mod as_frontend;
+mod catalog;
 mod close;
 mod connection;
 mod connections;
@@ -65,6 +67,7 @@ mod peer;
 mod poll;
 mod proto;
 mod receive;
+mod relay;
 mod reply;
 mod server;
 mod settings;
@@ -73,7 +76,8 @@ mod stop;
 mod tls;
 
 pub use adopter::Adopter;
-pub use as_frontend::{NbdFrontend, server_builder};
+pub use as_frontend::{EXPORTS_OPTIONS, FRONTEND, NbdFrontend, server_builder};
+pub use catalog::{ExportDirectory, Unavailable};
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;

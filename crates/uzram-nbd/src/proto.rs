@@ -15,6 +15,10 @@ pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Starts each chunk of a structured reply.
 pub(crate) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Starts each request with an extended header.
+pub(crate) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// Starts each chunk of a reply with an extended header.
+pub(crate) const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Longest string (name, description, error message) in bytes.
 pub(crate) const MAX_STRING: usize = 4096;
@@ -22,10 +26,43 @@ pub(crate) const MAX_STRING: usize = 4096;
 pub(crate) const MAX_PAYLOAD: u32 = 32 << 20;
 /// Bytes of a request without payload.
 pub(crate) const REQUEST_LEN: usize = 28;
+/// Bytes of a request with an extended header, without payload.
+pub(crate) const EXTENDED_REQUEST_LEN: usize = 32;
 /// Bytes of a simple reply without payload.
 pub(crate) const SIMPLE_REPLY_LEN: usize = 16;
 /// Bytes of a structured reply chunk without payload.
 pub(crate) const CHUNK_LEN: usize = 20;
+/// Bytes of a chunk with an extended header, without payload. No chunk's header is longer.
+pub(crate) const EXTENDED_CHUNK_LEN: usize = 32;
+
+/// The headers that client and server agreed on: which requests come, and which replies go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Headers {
+    /// Compact requests, simple replies.
+    Simple,
+    /// Compact requests, replies in chunks where they have a payload or an error.
+    Structured,
+    /// Extended requests with lengths of 64 bits, replies in chunks only.
+    Extended,
+}
+
+impl Headers {
+    /// Bytes of a request without payload.
+    pub(crate) fn request_len(self) -> usize {
+        match self {
+            Headers::Simple | Headers::Structured => REQUEST_LEN,
+            Headers::Extended => EXTENDED_REQUEST_LEN,
+        }
+    }
+
+    /// Bytes of a chunk without payload.
+    pub(crate) fn chunk_len(self) -> usize {
+        match self {
+            Headers::Simple | Headers::Structured => CHUNK_LEN,
+            Headers::Extended => EXTENDED_CHUNK_LEN,
+        }
+    }
+}
 
 /// Handshake flags, the same bits from the server and from the client.
 pub(crate) mod handshake_flag {
@@ -44,6 +81,7 @@ pub(crate) mod opt {
     pub(crate) const STRUCTURED_REPLY: u32 = 8;
     pub(crate) const LIST_META_CONTEXT: u32 = 9;
     pub(crate) const SET_META_CONTEXT: u32 = 10;
+    pub(crate) const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// Types of option replies.
@@ -59,6 +97,7 @@ pub(crate) mod rep {
     pub(crate) const ERR_UNKNOWN: u32 = (1 << 31) + 6;
     pub(crate) const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
     pub(crate) const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+    pub(crate) const ERR_EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 }
 
 /// Information types of `NBD_OPT_INFO` and `NBD_OPT_GO`.
@@ -81,6 +120,7 @@ pub(crate) mod flag {
     pub(crate) const CAN_MULTI_CONN: u16 = 1 << 8;
     pub(crate) const SEND_CACHE: u16 = 1 << 10;
     pub(crate) const SEND_FAST_ZERO: u16 = 1 << 11;
+    pub(crate) const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Request types.
@@ -102,6 +142,7 @@ pub(crate) mod cmd_flag {
     pub(crate) const DF: u16 = 1 << 2;
     pub(crate) const REQ_ONE: u16 = 1 << 3;
     pub(crate) const FAST_ZERO: u16 = 1 << 4;
+    pub(crate) const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Types of structured reply chunks, and the one flag they have.
@@ -110,6 +151,7 @@ pub(crate) mod chunk {
     pub(crate) const OFFSET_DATA: u16 = 1;
     pub(crate) const OFFSET_HOLE: u16 = 2;
     pub(crate) const BLOCK_STATUS: u16 = 5;
+    pub(crate) const BLOCK_STATUS_EXT: u16 = 6;
     pub(crate) const ERROR: u16 = (1 << 15) + 1;
     pub(crate) const FLAG_DONE: u16 = 1 << 0;
 }
@@ -157,49 +199,60 @@ impl WireErrno {
     }
 }
 
-/// A request, without the payload that follows a WRITE.
+/// A request, without the payload that may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHeader {
     pub(crate) flags: u16,
     pub(crate) kind: u16,
     pub(crate) cookie: u64,
     pub(crate) offset: u64,
-    pub(crate) len: u32,
+    /// What the request covers of the export. Where there is a payload: its bytes, which a WRITE covers, too.
+    pub(crate) len: u64,
+    /// Whether `len` bytes follow.
+    pub(crate) has_payload: bool,
 }
 
 impl RequestHeader {
-    /// Parses a request. The error is the number that stood in the magic's place.
-    pub(crate) fn parse(bytes: &[u8; REQUEST_LEN]) -> Result<Self, u32> {
+    /// Parses the beginning of `bytes`, if there is enough of it. The error is the number that stood in the magic's place.
+    pub(crate) fn parse(headers: Headers, bytes: &[u8]) -> Option<Result<Self, u32>> {
+        let bytes = bytes.get(..headers.request_len())?;
         let magic = u32_at(bytes, 0);
-        if magic != REQUEST_MAGIC {
-            return Err(magic);
+        let expected = match headers {
+            Headers::Simple | Headers::Structured => REQUEST_MAGIC,
+            Headers::Extended => EXTENDED_REQUEST_MAGIC,
+        };
+        if magic != expected {
+            return Some(Err(magic));
         }
-        Ok(RequestHeader {
-            flags: u16_at(bytes, 4),
-            kind: u16_at(bytes, 6),
+        let (flags, kind) = (u16_at(bytes, 4), u16_at(bytes, 6));
+        let (len, has_payload) = match headers {
+            Headers::Simple | Headers::Structured => (u32_at(bytes, 24).into(), kind == cmd::WRITE),
+            Headers::Extended => (u64_at(bytes, 24), flags & cmd_flag::PAYLOAD_LEN != 0),
+        };
+        Some(Ok(RequestHeader {
+            flags,
+            kind,
             cookie: u64_at(bytes, 8),
             offset: u64_at(bytes, 16),
-            len: u32_at(bytes, 24),
-        })
+            len,
+            has_payload,
+        }))
     }
 
     /// Bytes of payload that follow the request.
-    pub(crate) fn payload_len(&self) -> usize {
-        if self.kind == cmd::WRITE {
-            self.len as usize
-        } else {
-            0
-        }
+    pub(crate) fn payload_len(&self) -> u64 {
+        if self.has_payload { self.len } else { 0 }
     }
 
     /// Estimates how long the request takes: the number of bytes that take as long to compress.
     pub(crate) fn cost(&self) -> usize {
+        let len = usize::try_from(self.len).unwrap_or(usize::MAX);
         match self.kind {
-            cmd::WRITE => self.len as usize,
+            cmd::WRITE => len,
             // Decompression is several times faster than compression.
-            cmd::READ => self.len as usize / 4,
+            cmd::READ => len / 4,
             // Dropping a page or looking it up costs next to nothing.
-            _ => 512 + self.len as usize / 64,
+            _ => 512 + len / 64,
         }
     }
 }
@@ -213,15 +266,33 @@ pub(crate) fn simple_reply(cookie: u64, error: Option<WireErrno>) -> [u8; SIMPLE
     out
 }
 
-/// The header of one chunk of a structured reply with `len` bytes of payload.
-pub(crate) fn chunk_header(cookie: u64, kind: u16, done: bool, len: u32) -> [u8; CHUNK_LEN] {
-    let mut out = [0; CHUNK_LEN];
-    out[..4].copy_from_slice(&STRUCTURED_REPLY_MAGIC.to_be_bytes());
-    out[4..6].copy_from_slice(&(if done { chunk::FLAG_DONE } else { 0 }).to_be_bytes());
-    out[6..8].copy_from_slice(&kind.to_be_bytes());
-    out[8..16].copy_from_slice(&cookie.to_be_bytes());
-    out[16..].copy_from_slice(&len.to_be_bytes());
-    out
+/// Writes the header of one chunk, with `len` bytes of payload, to the beginning of `out`, and returns what comes after it.
+/// Panics if there is no room: the caller has made it.
+pub(crate) fn put_chunk_header<'a>(
+    out: &'a mut [u8],
+    headers: Headers,
+    request: &RequestHeader,
+    kind: u16,
+    done: bool,
+    len: u32,
+) -> &'a mut [u8] {
+    let magic = match headers {
+        Headers::Simple | Headers::Structured => STRUCTURED_REPLY_MAGIC,
+        Headers::Extended => EXTENDED_REPLY_MAGIC,
+    };
+    let (header, rest) = out.split_at_mut(headers.chunk_len());
+    header[..4].copy_from_slice(&magic.to_be_bytes());
+    header[4..6].copy_from_slice(&(if done { chunk::FLAG_DONE } else { 0 }).to_be_bytes());
+    header[6..8].copy_from_slice(&kind.to_be_bytes());
+    header[8..16].copy_from_slice(&request.cookie.to_be_bytes());
+    match headers {
+        Headers::Simple | Headers::Structured => header[16..].copy_from_slice(&len.to_be_bytes()),
+        Headers::Extended => {
+            header[16..24].copy_from_slice(&request.offset.to_be_bytes());
+            header[24..].copy_from_slice(&u64::from(len).to_be_bytes());
+        }
+    }
+    rest
 }
 
 /// The header of one reply to an option with `len` bytes of data.
@@ -271,27 +342,53 @@ mod tests {
             0x25, 0x60, 0x95, 0x13, 0x00, 0x03, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0,
             1, 0, 0, 0, 0, 0x10, 0,
         ];
-        let request = RequestHeader::parse(&bytes).unwrap();
+        let parse = |bytes: &[u8]| RequestHeader::parse(Headers::Simple, bytes);
+        let request = parse(&bytes).unwrap().unwrap();
         let expected = RequestHeader {
             flags: cmd_flag::FUA | cmd_flag::NO_HOLE,
             kind: cmd::WRITE,
             cookie: 0x0102_0304_0506_0708,
             offset: 65536,
             len: 4096,
+            has_payload: true,
         };
         assert_eq!(request, expected);
         assert_eq!(request.payload_len(), 4096);
-        assert_eq!(
-            RequestHeader {
-                kind: cmd::READ,
-                ..request
-            }
-            .payload_len(),
-            0
-        );
+        assert_eq!(parse(&bytes[..27]), None);
+        let mut read = bytes;
+        read[7] = 0;
+        assert_eq!(parse(&read).unwrap().unwrap().payload_len(), 0);
         let mut bad = bytes;
         bad[0] = 0;
-        assert_eq!(RequestHeader::parse(&bad), Err(0x0060_9513));
+        assert_eq!(parse(&bad), Some(Err(0x0060_9513)));
+        assert_eq!(
+            RequestHeader::parse(Headers::Extended, &[&bytes[..], &[0; 4]].concat()),
+            Some(Err(REQUEST_MAGIC))
+        );
+    }
+
+    #[test]
+    fn extended_request_fields_stand_where_the_protocol_puts_them() {
+        let mut bytes: [u8; EXTENDED_REQUEST_LEN] = [
+            0x21, 0xe4, 0x1c, 0x71, 0x00, 0x21, 0x00, 0x07, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0,
+            1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12,
+        ];
+        let parse = |bytes: &[u8]| RequestHeader::parse(Headers::Extended, bytes);
+        let request = parse(&bytes).unwrap().unwrap();
+        let expected = RequestHeader {
+            flags: cmd_flag::FUA | cmd_flag::PAYLOAD_LEN,
+            kind: cmd::BLOCK_STATUS,
+            cookie: 0x0102_0304_0506_0708,
+            offset: 65536,
+            len: 12,
+            has_payload: true,
+        };
+        assert_eq!(request, expected);
+        assert_eq!(parse(&bytes[..31]), None);
+        // A WRITE without the flag has no payload. The length has 64 bits.
+        (bytes[5], bytes[7], bytes[24]) = (0, 1, 0x80);
+        let write = parse(&bytes).unwrap().unwrap();
+        assert_eq!((write.len, write.payload_len()), ((1 << 63) + 12, 0));
     }
 
     #[test]
@@ -303,11 +400,39 @@ mod tests {
                 0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88
             ]
         );
+        let request = RequestHeader {
+            flags: 0,
+            kind: cmd::READ,
+            cookie,
+            offset: 0x99 << 56 | 0xaa,
+            len: 1,
+            has_payload: false,
+        };
+        let mut out = [0; 40];
+        let rest = put_chunk_header(
+            &mut out,
+            Headers::Structured,
+            &request,
+            chunk::ERROR,
+            true,
+            6,
+        );
+        assert_eq!(rest.len(), 20);
         assert_eq!(
-            chunk_header(cookie, chunk::ERROR, true, 6),
+            out[..20],
             [
                 0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
                 0x88, 0, 0, 0, 6
+            ]
+        );
+        let (headers, kind) = (Headers::Extended, chunk::BLOCK_STATUS_EXT);
+        let rest = put_chunk_header(&mut out, headers, &request, kind, false, 24);
+        assert_eq!(rest.len(), 8);
+        assert_eq!(
+            out[..32],
+            [
+                0x6e, 0x8a, 0x27, 0x8c, 0, 0, 0, 6, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88,
+                0x99, 0, 0, 0, 0, 0, 0, 0xaa, 0, 0, 0, 0, 0, 0, 0, 24
             ]
         );
         assert_eq!(

@@ -8,13 +8,13 @@
 //! of an incomplete request. Each worker holds at most one buffer, so one more than there are workers is enough. Buffers are
 //! allocated when first needed: the memory of a connection is bounded, and no request allocates.
 //!
-//! A WRITE too large for a buffer is not an item: the leader streams it ([`Receiver::stream`]).
+//! A request whose payload is too large for a buffer is not an item: the leader streams it ([`Receiver::stream`]).
 
 use crate::{
     close::Close,
     divide::WritePiece,
     poll::NextBytes,
-    proto::{REQUEST_LEN, RequestHeader, cmd},
+    proto::{Headers, MAX_PAYLOAD, RequestHeader, cmd},
     socket::Socket,
     stop::Stop,
 };
@@ -25,8 +25,9 @@ use uzram_frontend::Poller;
 const CAPACITY: usize = 512 << 10;
 /// Most requests that are parsed ahead.
 pub(crate) const MAX_PENDING: usize = 256;
-/// Longest WRITE over the maximum that is skipped. A longer one ends the connection.
-const MAX_SKIP: u32 = 64 << 20;
+/// Longest WRITE over the maximum that is skipped. A longer one ends the connection. With extended headers the protocol
+/// has every payload over the maximum end it.
+const MAX_SKIP: u64 = 64 << 20;
 
 /// A complete request, and where its payload lies in the buffer.
 #[derive(Debug, Clone)]
@@ -78,11 +79,12 @@ impl Batch {
 pub(crate) enum Next {
     /// At least one item is pending.
     Pending,
-    /// A WRITE that must be streamed before anything else.
+    /// A request whose payload must be streamed before anything else.
     Stream(RequestHeader),
 }
 
 pub(crate) struct Receiver {
+    headers: Headers,
     buffers: Vec<Arc<Box<[u8]>>>,
     /// Index of the buffer that is being filled.
     current: usize,
@@ -99,9 +101,10 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    pub(crate) fn new(poller: Poller) -> Self {
+    pub(crate) fn new(poller: Poller, headers: Headers) -> Self {
         Receiver {
             poller,
+            headers,
             buffers: vec![new_buffer()],
             current: 0,
             unparsed: 0..0,
@@ -199,27 +202,29 @@ impl Receiver {
     fn parse(&mut self) -> Result<Parsed, Close> {
         let buffer = &self.buffers[self.current];
         while !self.disconnecting && self.pending.len() < MAX_PENDING {
-            let Some(header) = buffer[self.unparsed.clone()].first_chunk::<REQUEST_LEN>() else {
+            let header_len = self.headers.request_len();
+            let parsed = RequestHeader::parse(self.headers, &buffer[self.unparsed.clone()]);
+            let Some(parsed) = parsed else {
                 break;
             };
-            let request = RequestHeader::parse(header).map_err(Close::RequestMagic)?;
+            let request = parsed.map_err(Close::RequestMagic)?;
             if request.kind == cmd::DISC {
                 // Nothing may follow, and whatever does is ignored.
                 self.disconnecting = true;
                 break;
             }
-            let needed = REQUEST_LEN + request.payload_len();
-            if needed > CAPACITY {
+            if request.payload_len() > (CAPACITY - header_len) as u64 {
                 if self.pending.is_empty() {
-                    self.unparsed.start += REQUEST_LEN;
+                    self.unparsed.start += header_len;
                     return Ok(Parsed::Large(request));
                 }
                 break;
             }
+            let needed = header_len + request.payload_len() as usize;
             if self.unparsed.len() < needed {
                 return Ok(Parsed::Incomplete { needed });
             }
-            let payload = self.unparsed.start + REQUEST_LEN..self.unparsed.start + needed;
+            let payload = self.unparsed.start + header_len..self.unparsed.start + needed;
             self.unparsed.start += needed;
             self.pending.push_back(WorkItem {
                 request,
@@ -228,7 +233,7 @@ impl Receiver {
             });
         }
         Ok(Parsed::Incomplete {
-            needed: REQUEST_LEN,
+            needed: self.headers.request_len(),
         })
     }
 
@@ -286,7 +291,7 @@ impl Receiver {
         Ok(n)
     }
 
-    /// Receives the payload of a large WRITE piece by piece. `store` gets each piece and its position. Pieces end on page
+    /// Receives a large payload, of a WRITE or of what is refused, piece by piece. `store` gets each piece and its position. Pieces end on page
     /// boundaries of the device, so that no page is compressed twice.
     pub(crate) fn stream(
         &mut self,
@@ -296,10 +301,14 @@ impl Receiver {
         mut store: impl FnMut(&[u8], u64),
     ) -> Result<(), Close> {
         self.adrift = true;
-        if request.len > MAX_SKIP {
-            return Err(Close::Oversized(request.len));
+        let most = match self.headers {
+            Headers::Simple | Headers::Structured => MAX_SKIP,
+            Headers::Extended => MAX_PAYLOAD.into(),
+        };
+        if request.payload_len() > most {
+            return Err(Close::Oversized(request.payload_len()));
         }
-        let total = request.payload_len();
+        let total = request.payload_len() as usize;
         let mut position = 0;
         while position < total {
             let left = total - position;
@@ -334,7 +343,7 @@ impl Receiver {
 enum Parsed {
     /// The first unparsed request has `needed` bytes, and some are still missing.
     Incomplete { needed: usize },
-    /// A WRITE that does not fit in a buffer. Its payload comes next.
+    /// A request that does not fit in a buffer. Its payload comes next.
     Large(RequestHeader),
 }
 
@@ -352,6 +361,11 @@ mod tests {
     use super::*;
     use std::{io::Write, os::unix::net::UnixStream, sync::mpsc, thread};
 
+    fn new_receiver() -> Receiver {
+        let poller = Poller::new(std::time::Duration::ZERO, Arc::default());
+        Receiver::new(poller, Headers::Simple)
+    }
+
     fn write_request(cookie: u64, len: u32) -> Vec<u8> {
         let mut bytes = crate::proto::REQUEST_MAGIC.to_be_bytes().to_vec();
         bytes.extend([0, 0, 0, 1]);
@@ -368,9 +382,9 @@ mod tests {
     fn the_payload_of_a_refused_write_is_no_request() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (socket, stop) = (Socket::new(ours.into()), Stop::default());
-        let mut receiver = Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
+        let mut receiver = new_receiver();
         let mut said = write_request(1, 0);
-        said[24..28].copy_from_slice(&(MAX_SKIP + 1).to_be_bytes());
+        said[24..28].copy_from_slice(&(MAX_SKIP as u32 + 1).to_be_bytes());
         said.extend(write_request(2, 0));
         theirs.write_all(&said).unwrap();
         let Ok(Next::Stream(request)) = receiver.next(&socket, &stop) else {
@@ -386,7 +400,7 @@ mod tests {
     /// it was leaving, and panicked. QEMU's reads found it once the engine was fast.
     #[test]
     fn the_buffer_that_is_left_is_never_the_one_chosen() {
-        let mut receiver = Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
+        let mut receiver = new_receiver();
         for _ in 0..3 {
             let chosen = receiver.another_buffer();
             assert_ne!(chosen, receiver.current);
@@ -404,14 +418,14 @@ mod tests {
             (12_345, 65_537, 4),
             (1, 40_000, 2),
         ] {
-            let mut receiver =
-                Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
+            let mut receiver = new_receiver();
             let request = RequestHeader {
                 flags: 0,
                 kind: cmd::WRITE,
                 cookie: 1,
                 offset,
                 len,
+                has_payload: true,
             };
             let payload = 28..28 + len as usize;
             receiver.pending.push_back(WorkItem {
@@ -467,11 +481,8 @@ mod tests {
             }
             seen
         });
-        let (socket, stop, mut receiver) = (
-            Socket::new(ours.into()),
-            Stop::default(),
-            Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default())),
-        );
+        let (socket, stop, mut receiver) =
+            (Socket::new(ours.into()), Stop::default(), new_receiver());
         let reason = loop {
             match receiver.next(&socket, &stop) {
                 Ok(Next::Pending) => {

@@ -1,7 +1,9 @@
 //! The server: its builder, the thread that accepts, and the orderly stop of that thread and all connections.
 
 use crate::{
-    Adopter, DEFAULT_POLL, Error, Export, Listen,
+    Adopter, DEFAULT_POLL, Error, Export, ExportDirectory, Listen, Unavailable,
+    agreement::{from_text, to_text},
+    catalog::{Catalog, Elsewhere},
     connections::Connections,
     listen::Listener,
     peer::Peer,
@@ -41,8 +43,34 @@ pub struct ServerBuilder {
 
 impl ServerBuilder {
     /// Adds an export. The first is also served under the empty name.
+    ///
+    /// In place of a [`directory`](Self::directory), if there was one.
     pub fn export(mut self, export: Export) -> Self {
-        self.settings.exports.push(export);
+        let mut exports = match self.settings.exports {
+            Catalog::Own(exports) => exports,
+            Catalog::Elsewhere(_) => Vec::new(),
+        };
+        exports.push(export);
+        self.settings.exports = Catalog::Own(exports);
+        self
+    }
+
+    /// Offers exports of these names that other processes serve, in place of devices of this one. The first is also served under
+    /// the empty name. This server negotiates, TLS included, and gives each client away. With `read_only` no client may write,
+    /// also where those who serve the exports would allow it.
+    ///
+    /// A client with TLS is served through this process, which encrypts; any other has no more to do with it.
+    pub fn directory(
+        mut self,
+        names: Vec<String>,
+        directory: Arc<dyn ExportDirectory>,
+        read_only: bool,
+    ) -> Self {
+        self.settings.exports = Catalog::Elsewhere(Elsewhere {
+            names,
+            directory,
+            read_only,
+        });
         self
     }
 
@@ -158,7 +186,7 @@ impl Server {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         ServerBuilder {
             settings: ServerSettings {
-                exports: Vec::new(),
+                exports: Catalog::default(),
                 workers: cpus.min(4),
                 max_connections: DEFAULT_MAX_CONNECTIONS,
                 allowed_uids: Vec::new(),
@@ -245,6 +273,33 @@ impl RunningServer {
         let running = self.running.as_ref();
         let peers = running.map_or_else(Vec::new, |running| running.connections.peers());
         peers.iter().map(Peer::to_string).collect()
+    }
+
+    /// What clients are told of the first export, for a process that negotiates with them in this one's place
+    /// ([`ExportDirectory::terms`]). Only this crate reads it.
+    pub fn terms(&self) -> Result<String, Unavailable> {
+        let export = self.connected()?.first_for_others()?;
+        Ok(to_text(&export.facts()))
+    }
+
+    /// Serves a client with which another process has negotiated for the first export ([`ExportDirectory::give`]). Who may
+    /// connect was decided there; places and limits on time are those of this server. Does not wait for the client.
+    pub fn take_client(&self, client: OwnedFd, agreed: &str) -> Result<(), Unavailable> {
+        let connections = self.connected()?;
+        let agreement = from_text(agreed).map_err(Unavailable::Refused)?;
+        let send_timeout = connections.settings.send_timeout;
+        let peer = match sockopt::socket_domain(&client) {
+            Ok(net::AddressFamily::UNIX) => Peer::of_unix(&client),
+            Ok(_) => set_up_tcp(&client, send_timeout).and_then(|()| Peer::of_tcp(&client)),
+            Err(e) => Err(e.into()),
+        };
+        let gone = |e: io::Error| Unavailable::Refused(format!("the client is gone: {e}"));
+        connections.take(client, peer.map_err(gone)?, agreement)
+    }
+
+    fn connected(&self) -> Result<&Arc<Connections>, Unavailable> {
+        let running = self.running.as_ref().map(|running| &running.connections);
+        running.ok_or_else(|| Unavailable::Gone("the server has stopped".into()))
     }
 
     /// Stops accepting, finishes the requests in flight and sends their replies, closes every connection and removes the file

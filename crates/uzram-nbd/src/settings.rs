@@ -1,6 +1,6 @@
 //! The settings that every connection of a server shares.
 
-use crate::{Error, Export, tls::TlsPolicy};
+use crate::{Error, catalog::Catalog, tls::TlsPolicy};
 use ipnet::IpNet;
 use std::{net::IpAddr, time::Duration};
 use uzram_frontend::{may_connect, other_users};
@@ -19,7 +19,7 @@ pub(crate) const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// What [`ServerBuilder`](crate::ServerBuilder) sets; its methods say what each field means.
 #[derive(Clone)]
 pub(crate) struct ServerSettings {
-    pub(crate) exports: Vec<Export>,
+    pub(crate) exports: Catalog,
     pub(crate) workers: usize,
     pub(crate) max_connections: usize,
     pub(crate) allowed_uids: Vec<u32>,
@@ -52,21 +52,7 @@ impl ServerSettings {
         other_users(&self.allowed_uids)
     }
 
-    /// Checks the exports: there is one, and each has a name of its own.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.exports.is_empty() {
-            return Err(Error::NoExport);
-        }
-        for (i, export) in self.exports.iter().enumerate() {
-            export.check()?;
-            if self.exports[..i]
-                .iter()
-                .any(|other| other.name == export.name)
-            {
-                let name = export.name.clone();
-                return Err(Error::DuplicateExport { name });
-            }
-        }
-        Ok(())
+        self.exports.check()
     }
 }

@@ -27,6 +27,7 @@ fn adopted(server: &Adopter) -> (Client, mpsc::Receiver<()>) {
     let client = Client {
         stream: theirs.into(),
         server_flags: 0,
+        extended: false,
     };
     (client, end)
 }

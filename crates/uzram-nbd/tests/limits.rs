@@ -447,6 +447,7 @@ fn given_sockets_have_no_limits() {
         Client {
             stream: theirs.into(),
             server_flags: 0,
+            extended: false,
         }
     };
     let (ours, theirs) = UnixStream::pair().unwrap();

@@ -81,7 +81,7 @@ fn each_broken_connection_is_logged_once() {
             { [request(0, cmd::WRITE, 1, 0, 1 << 20), vec![1; 700_000]].concat() },
         ),
         (
-            "a write of 4294967295 bytes",
+            "a payload of 4294967295 bytes",
             Box::new(|| fixture.simple()),
             request(0, 1, 1, 0, u32::MAX),
         ),

@@ -183,7 +183,11 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
         payload.clone(),
     )
         .prop_map(|(flags, kind, cookie, offset, len, payload)| {
-            [request(flags & 0x1f, kind, cookie, offset, len), payload].concat()
+            let header = match cookie % 2 {
+                0 => request(flags & 0x1f, kind, cookie, offset, len),
+                _ => extended_request(flags & 0x3f, kind, cookie, offset, len.into()),
+            };
+            [header, payload].concat()
         });
     let option = (0..14_u32, len, payload.clone()).prop_map(|(option, len, payload)| {
         let mut bytes = IHAVEOPT.to_be_bytes().to_vec();
@@ -195,6 +199,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let good_option = prop::sample::select(vec![
         (opt::LIST, vec![]),
         (opt::STRUCTURED_REPLY, vec![]),
+        (opt::EXTENDED_HEADERS, vec![]),
         (opt::INFO, info_request("zram0", &[3])),
         (
             opt::SET_META_CONTEXT,
@@ -217,15 +222,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn prop_the_wire_agrees_with_a_vector(ops in prop::collection::vec((any::<bool>(), op()), 1..60)) {
+    fn prop_the_wire_agrees_with_a_vector(ops in prop::collection::vec((0..3_usize, op()), 1..60)) {
         let fixture = Fixture::new(SIZE);
-        let (mut simple, mut structured) = (fixture.simple(), fixture.structured());
+        let mut clients = [fixture.simple(), fixture.structured(), fixture.extended()];
         let mut model = vec![0; SIZE as usize];
         for (which, op) in &ops {
-            apply(op, if *which { &mut structured } else { &mut simple }, *which, &mut model)?;
+            apply(op, &mut clients[*which], *which > 0, &mut model)?;
         }
-        prop_assert!(simple.read(0, SIZE as u32).data == model);
-        drop((simple, structured));
+        prop_assert!(clients[0].read(0, SIZE as u32).data == model);
+        drop(clients);
         fixture.stop();
     }
 }
@@ -245,11 +250,12 @@ fn prop_hostile_bytes_hurt_only_their_sender() {
         cases: 2000,
         ..ProptestConfig::default()
     };
-    proptest!(config, |(bytes in hostile(), stage in 0..4)| {
+    proptest!(config, |(bytes in hostile(), stage in 0..5)| {
         let stream = match stage {
             0 => Stream::from(UnixStream::connect(&fixture.path).unwrap()),
             1 => fixture.haggling().stream,
             2 => fixture.simple().stream,
+            3 => fixture.extended().stream,
             _ => fixture.structured().stream,
         };
         let Stream::Unix(mut stream) = stream else { unreachable!() };

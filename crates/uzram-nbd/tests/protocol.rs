@@ -123,7 +123,6 @@ fn other_options_are_refused_and_abort_is_acknowledged() {
     let mut client = fixture.haggling();
     assert_eq!(client.verdict(opt::STARTTLS, &[]), rep::ERR_UNSUP);
     assert_eq!(client.verdict(opt::STARTTLS, b"x"), rep::ERR_INVALID);
-    assert_eq!(client.verdict(opt::EXTENDED_HEADERS, &[]), rep::ERR_UNSUP);
     assert_eq!(client.verdict(0xdead_beef, &[7; 65536]), rep::ERR_UNSUP);
     assert_eq!(
         client.verdict(opt::STRUCTURED_REPLY, b"x"),
@@ -222,12 +221,7 @@ fn meta_contexts_are_listed_and_selected() {
 #[test]
 fn commands_do_what_they_say() {
     let fixture = Fixture::new(4 * MIB);
-    for structured in [false, true] {
-        let mut client = if structured {
-            fixture.structured()
-        } else {
-            fixture.simple()
-        };
+    for mut client in [fixture.simple(), fixture.structured(), fixture.extended()] {
         for flags in [0, FUA] {
             let data = noise(1, 9999);
             assert_eq!(client.write_with(flags, 5001, &data).error, 0);
@@ -262,12 +256,10 @@ fn commands_do_what_they_say() {
                 "nothing to do is no error"
             );
         }
-        assert_eq!(
-            client
-                .read_with(if structured { DF } else { 0 }, 7, 0)
-                .error,
-            0
-        );
+        assert_eq!(client.read(7, 0).error, 0);
+    }
+    for mut client in [fixture.structured(), fixture.extended()] {
+        assert_eq!(client.read_with(DF, 7, 0).error, 0);
     }
 }
 
@@ -282,26 +274,34 @@ fn requests_larger_than_any_buffer_are_streamed() {
     ];
     for (offset, len) in sizes {
         let data = noise(offset, len);
-        let mut structured = fixture.structured();
         let mut simple = fixture.simple();
         assert_eq!(simple.write_with(FUA, offset, &data).error, 0);
         assert!(simple.read(offset, len as u32).data == data);
-        assert!(structured.read(offset, len as u32).data == data);
-        let unfragmented = structured.read_with(DF, offset, len as u32);
-        assert!(unfragmented.data == data);
-        assert_eq!(unfragmented.chunks, (1, 0));
-        assert_eq!(
-            structured.read(offset, 1).data,
-            data[..1],
-            "the stream is still in step"
-        );
+        for mut client in [fixture.structured(), fixture.extended()] {
+            assert_eq!(client.write_with(FUA, offset, &data).error, 0);
+            assert!(client.read(offset, len as u32).data == data);
+            let unfragmented = client.read_with(DF, offset, len as u32);
+            assert!(unfragmented.data == data);
+            assert_eq!(unfragmented.chunks, (1, 0));
+            assert_eq!(
+                client.read(offset, 1).data,
+                data[..1],
+                "the stream is still in step"
+            );
+            assert_eq!(client.command(0, cmd::TRIM, 0, 40 << 20).error, 0);
+        }
     }
 }
 
 #[test]
 fn holes_are_not_sent_as_data() {
     let fixture = Fixture::new(MIB);
-    let mut client = fixture.structured();
+    holes(fixture.structured());
+    fixture.device.reset();
+    holes(fixture.extended());
+}
+
+fn holes(mut client: Client) {
     assert_eq!(client.read(0, 1 << 20).chunks, (0, 1));
     client.write(8192, &noise(1, 4096));
     client.command(NO_HOLE, cmd::WRITE_ZEROES, 16384, 4096);
@@ -316,7 +316,12 @@ fn holes_are_not_sent_as_data() {
 #[test]
 fn block_status_tells_holes_zeros_and_data() {
     let fixture = Fixture::new(32 * MIB);
-    let mut client = fixture.structured();
+    status(fixture.structured());
+    fixture.device.reset();
+    status(fixture.extended());
+}
+
+fn status(mut client: Client) {
     assert_eq!(
         client.command(0, cmd::BLOCK_STATUS, 0, 32 << 20).status,
         [(32 << 20, 3)]
@@ -346,10 +351,7 @@ fn block_status_tells_holes_zeros_and_data() {
     assert_eq!(next[0], (4096, 0));
 }
 
-#[test]
-fn misuse_gets_the_error_the_protocol_names() {
-    let fixture = Fixture::new(MIB);
-    let mut client = fixture.structured();
+fn misuse(mut client: Client) {
     let end = MIB;
     for (kind, error) in [
         (cmd::READ, EINVAL),
@@ -366,6 +368,10 @@ fn misuse_gets_the_error_the_protocol_names() {
             (0, u32::MAX),
         ] {
             let answer = client.command(0, kind, offset, len);
+            let error = match len > 32 << 20 && kind == cmd::READ && client.extended {
+                true => EOVERFLOW,
+                false => error,
+            };
             assert_eq!(answer.error, error, "{kind} {offset} {len}");
             assert!(!answer.message.is_empty());
         }
@@ -399,7 +405,14 @@ fn misuse_gets_the_error_the_protocol_names() {
         [0; 18],
         "a refused write has no effect"
     );
+}
 
+#[test]
+fn misuse_gets_the_error_the_protocol_names() {
+    let fixture = Fixture::new(MIB);
+    misuse(fixture.structured());
+    misuse(fixture.extended());
+    let end = MIB;
     let mut client = fixture.simple();
     assert_eq!(
         client.command(DF, cmd::READ, 0, 1).error,

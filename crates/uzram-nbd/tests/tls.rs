@@ -404,10 +404,12 @@ fn tls_begins_once_and_with_nothing_agreed() {
     let address = format!("127.0.0.1:{}", port(&server));
     let mut client = Client::greeted(TcpStream::connect(&address).unwrap().into(), 3);
     client.negotiate_structured("zram0");
+    client.negotiate_extended("zram0");
     let mut client = encrypted(client, &certificates);
+    client.extended = false;
     assert_eq!(client.verdict(opt::STARTTLS, &[]), rep::ERR_INVALID);
     client.go("zram0");
-    // A reply is a simple one: structured ones were agreed in the open only.
+    // A request is a compact one and a reply a simple one: others were agreed in the open only.
     let page = noise(3, 4096);
     device.write_at(&page, 8192).unwrap();
     client.request(0, cmd::READ, 1, 8192, 4096);
@@ -451,6 +453,17 @@ fn tls_begins_once_and_with_nothing_agreed() {
         );
         assert!(client.bytes(1 << 16) == noise(19 * 16 + at, 1 << 16));
     }
+    // Agreed under TLS they count.
+    let mut extended = encrypted(
+        Client::greeted(TcpStream::connect(&address).unwrap().into(), 3),
+        &certificates,
+    );
+    extended.negotiate_extended("zram0");
+    extended.go("zram0");
+    assert!(extended.read(0, 1 << 20).data[..1 << 16] == noise(19 * 16, 1 << 16));
+    let size = device.size_bytes();
+    assert_eq!(extended.long_command(0, cmd::TRIM, 0, size).error, 0);
+    drop(extended);
     // What was received is answered before a server stops, and the end is one that TLS knows.
     client.request(0, cmd::FLUSH, 99, 0, 0);
     std::thread::sleep(Duration::from_millis(100));

@@ -25,6 +25,7 @@ mod launch;
 pub mod limits;
 pub mod logging;
 mod make;
+pub mod nbd_exports;
 pub mod note;
 mod privileges;
 pub mod process;

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -501,6 +501,18 @@ impl Served {
         self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The frontend, which is not waited for: whoever takes the device down may wait for those who ask for this.
+    fn idle_front(&self) -> std::result::Result<MutexGuard<'_, Box<dyn Front>>, ControlError> {
+        match self.front.try_lock() {
+            Ok(front) => Ok(front),
+            Err(TryLockError::Poisoned(front)) => Ok(front.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(ControlError {
+                errno: 11,
+                message: "the device is being changed or taken down".into(),
+            }),
+        }
+    }
+
     fn remove(&self) -> Result {
         self.front().remove()?;
         self.retire();
@@ -660,6 +672,16 @@ impl Handler for Served {
                 }
                 return Ok(answer);
             }
+            Request::ClientTerms => {
+                let terms = self.idle_front()?.terms().map_err(refused)?;
+                return Ok(Response::ClientTerms { terms });
+            }
+            Request::TakeClient { .. } => {
+                return Err(ControlError {
+                    errno: 22,
+                    message: "no client came with the request".into(),
+                });
+            }
             Request::Snapshot { .. } => {
                 return Err(ControlError {
                     errno: 22,
@@ -692,6 +714,17 @@ impl Handler for Served {
         files: Vec<OwnedFd>,
         is_gone: &dyn Fn() -> bool,
     ) -> std::result::Result<Response, ControlError> {
+        if let Request::TakeClient { agreed } = &request {
+            let mut clients = files.into_iter();
+            let Some(client) = clients.next() else {
+                return self.handle(request);
+            };
+            let front = self.idle_front()?;
+            return front
+                .take_client(client, agreed)
+                .map(|()| Response::Done)
+                .map_err(refused);
+        }
         let Request::Snapshot {
             kept_max_bytes,
             track,

@@ -17,6 +17,7 @@ pub(crate) mod list;
 pub(crate) mod man;
 pub(crate) mod metrics;
 mod moment;
+pub(crate) mod nbd;
 mod peer;
 pub(crate) mod policy;
 pub(crate) mod promote;

@@ -204,8 +204,13 @@ impl Conversation {
     }
 
     /// The same without waiting: what the client has no room for is left to be sent.
-    pub(super) fn answer_at_once(&self, request: Request, handler: &dyn Handler) -> Option<Rest> {
-        self.answer_with(request, Vec::new(), handler)
+    pub(super) fn answer_at_once(
+        &self,
+        request: Request,
+        files: Vec<OwnedFd>,
+        handler: &dyn Handler,
+    ) -> Option<Rest> {
+        self.answer_with(request, files, handler)
     }
 
     fn answer_with(

@@ -42,6 +42,7 @@ pub mod rep {
     pub const ERR_TLS_REQD: u32 = 0x8000_0005;
     pub const ERR_UNKNOWN: u32 = 0x8000_0006;
     pub const ERR_TOO_BIG: u32 = 0x8000_0009;
+    pub const ERR_EXT_HEADER_REQD: u32 = 0x8000_000a;
 }
 
 pub mod cmd {
@@ -60,10 +61,12 @@ pub const NO_HOLE: u16 = 2;
 pub const DF: u16 = 4;
 pub const REQ_ONE: u16 = 8;
 pub const FAST_ZERO: u16 = 16;
+pub const PAYLOAD_LEN: u16 = 32;
 
 pub const EPERM: u32 = 1;
 pub const EINVAL: u32 = 22;
 pub const ENOSPC: u32 = 28;
+pub const EOVERFLOW: u32 = 75;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -124,6 +127,14 @@ impl Fixture {
     pub fn structured(&self) -> Client {
         let mut client = self.haggling();
         client.negotiate_structured("zram0");
+        client.go("zram0");
+        client
+    }
+
+    /// A client in the transmission phase with extended headers and base:allocation.
+    pub fn extended(&self) -> Client {
+        let mut client = self.haggling();
+        client.negotiate_extended("zram0");
         client.go("zram0");
         client
     }
@@ -197,6 +208,8 @@ pub enum Message {
         done: bool,
         kind: u16,
         cookie: u64,
+        /// With extended headers, where the request begins.
+        offset: Option<u64>,
         payload: Vec<u8>,
     },
 }
@@ -212,12 +225,14 @@ pub struct Answer {
     /// READ: number of content chunks that were data, and that were holes.
     pub chunks: (usize, usize),
     /// BLOCK_STATUS: length and flags.
-    pub status: Vec<(u32, u32)>,
+    pub status: Vec<(u64, u64)>,
 }
 
 pub struct Client {
     pub stream: Stream,
     pub server_flags: u16,
+    /// Whether extended headers were agreed on.
+    pub extended: bool,
 }
 
 impl Client {
@@ -231,6 +246,7 @@ impl Client {
         Client {
             stream,
             server_flags,
+            extended: false,
         }
     }
 
@@ -303,25 +319,49 @@ impl Client {
         assert_eq!(replies[0].0, rep::META_CONTEXT, "{replies:?}");
     }
 
+    pub fn negotiate_extended(&mut self, name: &str) {
+        assert_eq!(self.verdict(opt::EXTENDED_HEADERS, &[]), rep::ACK);
+        self.extended = true;
+        let query = context_request(name, &["base:allocation"]);
+        let replies = self.option(opt::SET_META_CONTEXT, &query);
+        assert_eq!(replies[0].0, rep::META_CONTEXT, "{replies:?}");
+    }
+
+    /// A request without payload, with the headers that were agreed on.
+    pub fn header(&self, flags: u16, kind: u16, cookie: u64, offset: u64, len: u64) -> Vec<u8> {
+        match self.extended {
+            true if kind == cmd::WRITE => {
+                extended_request(flags | PAYLOAD_LEN, kind, cookie, offset, len)
+            }
+            true => extended_request(flags, kind, cookie, offset, len),
+            false => request(flags, kind, cookie, offset, len.try_into().unwrap()),
+        }
+    }
+
     pub fn request(&mut self, flags: u16, kind: u16, cookie: u64, offset: u64, len: u32) {
-        self.send(&request(flags, kind, cookie, offset, len));
+        self.send(&self.header(flags, kind, cookie, offset, len.into()));
     }
 
     /// Receives one message; `payload` tells the length of the data behind a successful simple reply.
     pub fn message(&mut self) -> Message {
         match self.u32() {
-            0x6744_6698 => Message::Simple {
+            0x6744_6698 if !self.extended => Message::Simple {
                 error: self.u32(),
                 cookie: self.u64(),
             },
-            0x668e_33ef => {
+            magic @ (0x668e_33ef | 0x6e8a_278c) if (magic == 0x6e8a_278c) == self.extended => {
                 let (flags, kind, cookie) = (self.u16(), self.u16(), self.u64());
                 assert!(flags <= 1, "unknown chunk flags {flags:#x}");
-                let len = self.u32() as usize;
+                let offset = self.extended.then(|| self.u64());
+                let len = match self.extended {
+                    true => self.u64() as usize,
+                    false => self.u32() as usize,
+                };
                 Message::Chunk {
                     done: flags == 1,
                     kind,
                     cookie,
+                    offset,
                     payload: self.bytes(len),
                 }
             }
@@ -346,9 +386,14 @@ impl Client {
                     done,
                     kind,
                     cookie,
+                    offset: told,
                     payload,
                 } => {
                     answer.cookie = cookie;
+                    assert!(
+                        told.is_none_or(|told| told == offset),
+                        "{told:?}, not {offset}"
+                    );
                     let at = |i: usize| u32::from_be_bytes(payload[i..i + 4].try_into().unwrap());
                     let place = |p: &[u8]| {
                         (u64::from_be_bytes(p[..8].try_into().unwrap()) - offset) as usize
@@ -370,14 +415,23 @@ impl Client {
                             covered += hole;
                             answer.chunks.1 += 1;
                         }
-                        5 => {
+                        5 if !self.extended => {
                             assert_eq!(at(0), 1, "the id of base:allocation");
                             let fields = payload[4..].chunks_exact(8);
                             assert!(fields.remainder().is_empty() && fields.len() > 0);
                             answer.status = (4..payload.len())
                                 .step_by(8)
-                                .map(|i| (at(i), at(i + 4)))
+                                .map(|i| (at(i).into(), at(i + 4).into()))
                                 .collect();
+                        }
+                        6 if self.extended => {
+                            assert_eq!(at(0), 1, "the id of base:allocation");
+                            let (count, fields) = (at(4) as usize, payload[8..].chunks_exact(16));
+                            assert!(fields.remainder().is_empty() && fields.len() > 0);
+                            assert_eq!(fields.len(), count);
+                            let long = |p: &[u8]| u64::from_be_bytes(p.try_into().unwrap());
+                            answer.status =
+                                fields.map(|f| (long(&f[..8]), long(&f[8..]))).collect();
                         }
                         0x8001 => {
                             answer.error = at(0);
@@ -418,7 +472,7 @@ impl Client {
     }
 
     pub fn write_with(&mut self, flags: u16, offset: u64, data: &[u8]) -> Answer {
-        let mut message = request(flags, cmd::WRITE, 78, offset, data.len() as u32);
+        let mut message = self.header(flags, cmd::WRITE, 78, offset, data.len() as u64);
         message.extend(data);
         self.send(&message);
         let answer = self.answer(offset, 0);
@@ -428,7 +482,12 @@ impl Client {
 
     /// A command without payload in either direction, or BLOCK_STATUS.
     pub fn command(&mut self, flags: u16, kind: u16, offset: u64, len: u32) -> Answer {
-        self.request(flags, kind, 79, offset, len);
+        self.long_command(flags, kind, offset, len.into())
+    }
+
+    /// The same, of a length that may need extended headers.
+    pub fn long_command(&mut self, flags: u16, kind: u16, offset: u64, len: u64) -> Answer {
+        self.send(&self.header(flags, kind, 79, offset, len));
         let answer = self.answer(offset, 0);
         assert_eq!(answer.cookie, 79);
         answer
@@ -446,6 +505,17 @@ impl Client {
 
 pub fn request(flags: u16, kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     let mut message = 0x2560_9513_u32.to_be_bytes().to_vec();
+    message.extend(flags.to_be_bytes());
+    message.extend(kind.to_be_bytes());
+    message.extend(cookie.to_be_bytes());
+    message.extend(offset.to_be_bytes());
+    message.extend(len.to_be_bytes());
+    message
+}
+
+/// A request with an extended header and the flags as they are given.
+pub fn extended_request(flags: u16, kind: u16, cookie: u64, offset: u64, len: u64) -> Vec<u8> {
+    let mut message = 0x21e4_1c71_u32.to_be_bytes().to_vec();
     message.extend(flags.to_be_bytes());
     message.extend(kind.to_be_bytes());
     message.extend(cookie.to_be_bytes());

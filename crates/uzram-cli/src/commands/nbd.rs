@@ -1,0 +1,119 @@
+//! `uzram nbd`: several devices as the exports of one NBD server.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::channel;
+
+use clap::{ArgMatches, Command, FromArgMatches};
+use uzram_control::RunDir;
+use uzram_runtime::nbd_exports::{NbdExports, OPTIONS};
+use uzram_runtime::{logging, process::when_told_to_end};
+use uzram_spec::FrontendSpec;
+
+use super::print;
+use crate::exit::Result;
+use crate::frontend_args;
+
+/// Offer several devices at one address, by NBD
+///
+/// Clients ask for a device by the name of its export, and are told of all by "nbdinfo --list". This process negotiates with
+/// them, and gives each connection to the device's own server: then it has nothing more to do with it, and may end. Only
+/// connections that are encrypted go through it as long as they last.
+///
+/// Prints a URI for each export once clients can connect, and runs until interrupted. Who may connect is decided here; how many
+/// clients a device has, and how long it waits for them, by the device. A device that is read-only stays so. One that is
+/// removed is not offered any more, until there is another of its name.
+///
+/// It needs devices of --frontend nbd, of this user. One whose clients have to use certificates of its own cannot be offered.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram nbd --listen tcp:127.0.0.1:10809 --export zram0 --export zram1
+  uzram nbd --listen unix:/run/disks.sock --export root=zram0 --export scratch=zram1 --allow-uid libvirt-qemu
+  uzram nbd --listen tcp:0.0.0.0:10809 --allow-remote --tls-certificates /etc/pki/uzram --export builds=zram3 --read-only")]
+pub(crate) struct Args {
+    /// Offer this device, under a name of its own or under this one; repeated. The first is also the one without a name
+    #[arg(long = "export", value_name = "[NAME=]DEVICE", required = true, value_parser = export)]
+    exports: Vec<(String, String)>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Reads the name of an export and that of a device, which is the last word: it has no equals sign.
+fn export(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, device) = text.rsplit_once('=').unwrap_or((text, text));
+    if name.chars().any(char::is_control) {
+        return Err("a name has no control characters".into());
+    }
+    match name.is_empty() || device.is_empty() {
+        true => Err("give NAME=DEVICE or DEVICE, such as builds=zram0".into()),
+        false => Ok((name.into(), device.into())),
+    }
+}
+
+impl Args {
+    pub(crate) fn run(self, log: &str) -> Result {
+        logging::to_stderr(log)?;
+        // Before there is a socket: no signal leaves one behind.
+        let (events, inbox) = channel();
+        when_told_to_end(move || {
+            let _ = events.send(());
+        })?;
+        let server = NbdExports::start(&self.server.spec, RunDir::of_user(), self.exports)?;
+        print(&(server.uris().join("\n") + "\n"))?;
+        let _ = inbox.recv();
+        server.stop()
+    }
+}
+
+/// The options of the server.
+struct ServerArgs {
+    spec: FrontendSpec,
+}
+
+impl FromArgMatches for ServerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<ServerArgs, clap::Error> {
+        let mut options = BTreeMap::new();
+        for option in OPTIONS {
+            if let Some(value) = frontend_args::value(matches, option) {
+                options.insert(option.name.to_owned(), value);
+            }
+        }
+        let kind = "nbd".into();
+        Ok(ServerArgs {
+            spec: FrontendSpec { kind, options },
+        })
+    }
+
+    fn update_from_arg_matches(
+        &mut self,
+        matches: &ArgMatches,
+    ) -> std::result::Result<(), clap::Error> {
+        *self = ServerArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for ServerArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(OPTIONS.iter().map(|option| {
+            let arg = frontend_args::arg(option);
+            match option.name {
+                "listen" => arg.required(true).help(
+                    "Where to listen: unix:PATH or tcp:ADDRESS[:PORT]. Of a unix socket only root and this user are served; see \
+                     --allow-uid. Over tcp every user of this machine who reaches ADDRESS reads and writes the disks, also on \
+                     127.0.0.1",
+                ),
+                "read-only" => arg.help("Let clients read and not write, whatever the devices allow"),
+                "max-connections" => arg.help(
+                    "Most clients that negotiate at a time or are encrypted, 1 to 4096, dealt out as those of a device: see \
+                     \"uzram create\". Those of a device count for its own limit [default: 64]",
+                ),
+                _ => arg,
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ServerArgs::augment_args(command)
+    }
+}
