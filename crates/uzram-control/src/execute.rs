@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use uzram::{
-    BackingOptions, Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training,
-    WritebackReport,
+    BackingOptions, Choice, CodecStats, Device, Error, Inspect, PolicySettings, RecompressReport,
+    Training, WritebackReport,
 };
 
 use crate::hex::{from_hex, to_hex};
@@ -169,6 +169,18 @@ fn answer(
         Request::PoolClasses => Response::PoolClasses {
             classes: zram.pool_classes(),
         },
+        Request::Inspect {
+            sample_pages,
+            algorithms,
+        } => {
+            let choices = algorithms.iter().map(|text| text.parse());
+            let what = Inspect {
+                sample_pages: *sample_pages,
+                choices: choices.collect::<Result<_, Error>>()?,
+                ..Inspect::default()
+            };
+            Response::Inspected(device.jobs().inspect(&what, &mut |done| pace(done))?)
+        }
         Request::Policy { plan } => Response::Policy(Box::new(Policy::new(device, *plan))),
         _ => {
             return Err(Error::Invalid {

@@ -14,8 +14,8 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uzram::{
-    ClassStats, CompactReport, HydrateReport, PageKind, PromoteReport, RecompressReport,
-    TrainReport, WritebackReport,
+    ClassStats, CompactReport, HydrateReport, InspectReport, PageKind, PromoteReport,
+    RecompressReport, TrainReport, WritebackReport,
 };
 
 use crate::policy::Policy;
@@ -182,6 +182,15 @@ pub enum Request {
         /// Also say what would be done now.
         plan: bool,
     },
+    /// Count pages by age, and compress a sample of them anew, to say what other algorithms would save. Changes nothing; answers
+    /// [`Response::Inspected`].
+    Inspect {
+        /// Pages to sample, at most 16384; 0: only count.
+        sample_pages: usize,
+        /// What to compress them with beside the secondaries, at most 8, such as `zstd(level=9)`.
+        #[serde(default)]
+        algorithms: Vec<String>,
+    },
     /// Write what the device holds at this moment to the file whose descriptor comes with the request, the first of them. A
     /// client that goes cancels it.
     Snapshot {
@@ -296,6 +305,7 @@ impl Request {
                 | Request::Promote { .. }
                 | Request::Hydrate
                 | Request::Policy { .. }
+                | Request::Inspect { .. }
         )
     }
 }
@@ -352,6 +362,8 @@ pub enum Response {
     },
     /// The policies.
     Policy(Box<Policy>),
+    /// Pages by age, and what other algorithms would save.
+    Inspected(InspectReport),
     /// Done, and this was done to others.
     Did {
         /// In words.

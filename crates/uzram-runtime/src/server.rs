@@ -681,6 +681,7 @@ impl Handler for Served {
             Request::Recompress(_)
             | Request::Writeback(_)
             | Request::Promote { .. }
+            | Request::Inspect { .. }
             | Request::Hydrate => self.carry_out_paced(&request, pace),
             other => self.handle(other),
         }
