@@ -11,6 +11,7 @@ use crate::api::{
     self, AttributeAnswer, CreateAnswer, DeviceAnswer, Route, Values, VersionAnswer, routes,
 };
 use crate::error::{Body, ERRNOS};
+use crate::history::HistoryAnswer;
 use crate::limits::Limits;
 
 /// What every request can be answered: it is malformed, too slow, too large, or the daemon is at its limits.
@@ -224,6 +225,7 @@ fn schemas() -> Value {
         "Created": answer_schema_of::<CreateAnswer>(),
         "Device": answer_schema_of::<DeviceAnswer>(),
         "Error": error,
+        "History": answer_schema_of::<HistoryAnswer>(),
         "Request": request(),
         "Settings": settings(),
         "Shown": answer_schema_of::<ShownDevice>(),
