@@ -36,4 +36,4 @@ pub use rundir::{
     Swept,
 };
 pub use server::{ControlServer, Handler};
-pub use uzram_spec::{number, size};
+pub use uzram_spec::{check_name, number, size};

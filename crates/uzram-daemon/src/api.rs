@@ -128,6 +128,10 @@ pub struct Asker(pub u32);
 pub trait Devices: Send + Sync {
     /// zram's interface to them.
     fn view(&self) -> &dyn View;
+    /// The name `zramN` of the device that has that name of its own; any other name as it is.
+    fn resolve(&self, name: String) -> String {
+        name
+    }
     /// Makes a device. One that somebody is to confirm is taken down again if he ends before [`Devices::confirm`] comes,
     /// or takes too long.
     fn create(&self, spec: &DeviceSpec, asker: Option<Asker>)

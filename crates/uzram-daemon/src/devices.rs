@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use uzram_blockdev::Survey;
 use uzram_control::zram::{AttributeOwner, Errno, Refusal, ShownDevice, View};
-use uzram_control::{ControlError, Request, Response, RunningDevice};
+use uzram_control::{ControlError, Request, Response, RunningDevice, check_name, number};
 use uzram_runtime::zram::Local;
 use uzram_runtime::{client, contents, launch, launch_announced};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
@@ -208,6 +208,15 @@ impl ByteStream for Taken {
 impl Devices for Daemon {
     fn view(&self) -> &dyn View {
         &*self.held
+    }
+
+    fn resolve(&self, name: String) -> String {
+        if number(&name).is_some() || check_name(&name).is_err() {
+            return name;
+        }
+        let entries = self.local.run.devices().unwrap_or_default();
+        let called = entries.into_iter().find(|entry| entry.record.alias == name);
+        called.map_or(name, |entry| entry.record.name)
     }
 
     fn create(

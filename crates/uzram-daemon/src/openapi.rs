@@ -190,7 +190,12 @@ fn parameters(route: &Route) -> Value {
         let schema = match name {
             "attribute" => json!({"type": "string", "enum": values}),
             _ => {
-                json!({"type": "string", "pattern": "^zram(0|[1-9][0-9]*)$", "examples": ["zram0"]})
+                json!({
+                    "type": "string",
+                    "pattern": "^[A-Za-z][A-Za-z0-9_-]*$",
+                    "description": "zram and a number, or the name of its own that the device was made with",
+                    "examples": ["zram0", "build-cache"],
+                })
             }
         };
         json!({"name": name, "in": "path", "required": true, "schema": schema})

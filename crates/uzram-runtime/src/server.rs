@@ -408,6 +408,8 @@ fn serve_device(
     let record = DeviceRecord {
         version: 1,
         name: claim.name.clone(),
+        // It stands in a file of its own.
+        alias: String::new(),
         pid: std::process::id(),
         frontend: placed.frontend.name().into(),
         path: path.clone(),

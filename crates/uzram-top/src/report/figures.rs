@@ -86,7 +86,7 @@ impl Report {
             ),
         };
         Report {
-            title: format!("{} on {}", facts.record.name, facts.host),
+            title: format!("{} on {}", facts.record.names(), facts.host),
             about: format!(
                 "Report of {}, by uzram {}",
                 facts.when,
