@@ -674,6 +674,10 @@ impl Handler for Served {
         Ok(Response::Done)
     }
 
+    fn total_pages(&self, request: &Request) -> u64 {
+        uzram_control::total_pages(&self.device, request)
+    }
+
     fn handle_paced(
         &self,
         request: Request,
