@@ -128,8 +128,8 @@ pub(super) fn bytes(count: u64) -> String {
 fn unit(most: u64) -> (&'static str, f64) {
     match most {
         ..2048 => ("bytes", 1.0),
-        ..2_097_152 => ("KiB", 1024.0),
-        ..2_147_483_648 => ("MiB", 1_048_576.0),
+        2048..2_097_152 => ("KiB", 1024.0),
+        2_097_152..2_147_483_648 => ("MiB", 1_048_576.0),
         _ => ("GiB", 1_073_741_824.0),
     }
 }
@@ -145,9 +145,9 @@ fn part(of: u64, whole: u64) -> String {
 fn age(seconds: u64) -> String {
     match seconds {
         0 => "any".into(),
-        ..60 => format!("{seconds} s"),
-        ..3600 => format!("{} min", seconds / 60),
-        ..86_400 => format!("{} h", seconds / 3600),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
 }
@@ -156,7 +156,7 @@ fn age(seconds: u64) -> String {
 fn cpu(nanoseconds: u128) -> String {
     match nanoseconds {
         ..1_000_000_000 => format!("{} ms", nanoseconds / 1_000_000),
-        ..600_000_000_000 => format!("{:.1} s", nanoseconds as f64 / 1e9),
+        1_000_000_000..600_000_000_000 => format!("{:.1} s", nanoseconds as f64 / 1e9),
         _ => format!("{:.0} min", nanoseconds as f64 / 60e9),
     }
 }
@@ -241,8 +241,8 @@ fn past(facts: &Facts) -> Section {
 fn time_unit(most: u64) -> (&'static str, f64) {
     match most {
         ..300 => ("seconds", 1.0),
-        ..18_000 => ("minutes", 60.0),
-        ..259_200 => ("hours", 3600.0),
+        300..18_000 => ("minutes", 60.0),
+        18_000..259_200 => ("hours", 3600.0),
         _ => ("days", 86_400.0),
     }
 }
@@ -305,7 +305,7 @@ fn is_gap(history: &HistoryAnswer, one: &HistoryPoint, next: &HistoryPoint, now:
     let intervals = &history.intervals_seconds;
     let interval = match now.saturating_sub(one.at_seconds) {
         ..3600 => intervals.first(),
-        ..86_400 => intervals.get(1),
+        3600..86_400 => intervals.get(1),
         _ => intervals.get(2),
     };
     let most = interval.copied().unwrap_or(7200).max(10) * 3;
@@ -625,8 +625,8 @@ fn ages(facts: &Facts) -> Section {
 fn short_age(seconds: u64) -> String {
     match seconds {
         0 => "0".into(),
-        ..3600 => format!("{}m", seconds / 60),
-        ..86_400 => format!("{}h", seconds / 3600),
+        1..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86_400),
     }
 }
@@ -635,8 +635,8 @@ fn short_age(seconds: u64) -> String {
 fn duration(seconds: u64) -> String {
     match seconds {
         ..60 => format!("{seconds} s"),
-        ..3600 => format!("{} min", seconds / 60),
-        ..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
     }
 }
