@@ -9,8 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, Refusal, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{
-    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, Metrics, SnapshotOptions,
-    converse,
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, HistoryAnswer, Limits, Metrics,
+    SnapshotOptions, converse,
 };
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
@@ -55,6 +55,14 @@ impl Devices for InMemory {
             Request::SetBacking { path: Some(_), .. } => Ok(Response::Done),
             request => live.ask(request.clone()),
         }
+    }
+
+    fn history(&self, name: &str) -> Result<HistoryAnswer, ControlError> {
+        self.describe(Some(name))?;
+        Ok(HistoryAnswer {
+            name: name.into(),
+            ..HistoryAnswer::default()
+        })
     }
 
     fn metrics(&self) -> Result<Metrics, ControlError> {

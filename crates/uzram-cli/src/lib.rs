@@ -62,6 +62,9 @@ enum Command {
     /// Watch what devices do
     #[command(disable_help_flag = true)]
     Top(commands::companion::Words),
+    /// Say what a device holds, and what a policy would gain
+    #[command(disable_help_flag = true)]
+    Report(commands::companion::Words),
     Metrics(commands::metrics::Args),
     Get(commands::get::Args),
     Set(commands::set::Args),
@@ -216,6 +219,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::List(command) => command.run(),
         Command::Stat(command) => command.run(),
         Command::Top(words) => words.run("top"),
+        Command::Report(words) => words.run("report"),
         Command::Metrics(command) => command.run(),
         Command::Get(command) => command.run(),
         Command::Set(command) => command.run(),

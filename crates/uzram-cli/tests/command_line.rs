@@ -60,6 +60,7 @@ fn bash_completes_commands_options_and_devices() {
         &["uzram", "metrics", "zr"],
         &["uzram", "snapshot", "zr"],
         &["uzram", "recompress", "--kind", "idle", "z"],
+        &["uzram", "report", "zr"],
     ] {
         let mut offered = completed(&bench, words);
         offered.retain(|word| word.starts_with("zram"));

@@ -125,6 +125,42 @@ fn a_job_is_seen_and_cancelled_and_the_next_one_says_what_it_waits_for() {
 }
 
 #[test]
+fn a_detached_job_goes_on_alone_says_how_far_it_is_and_is_ended_by_its_number() {
+    needs!(&["nbdcopy"]);
+    let bench = Bench::new();
+    busy_device(&bench);
+    let begin = Instant::now();
+    let said = bench.uzram(&["recompress", "zram0", "--detach"]);
+    assert_eq!(said, "job 1 of zram0: uzram jobs zram0\n");
+    let json = bench.uzram(&["compact", "zram0", "--detach", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["device"], &json["number"]),
+        (&"zram0".into(), &2.into())
+    );
+    // Who asked is long gone.
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let seen = until(&bench, "at work", has_run);
+    assert_eq!((&seen[0]["detached"], seen.len()), (&Value::Bool(true), 2));
+    assert_eq!(seen[0]["total_pages"], 16 << 10);
+    let table = bench.uzram(&["jobs"]);
+    assert!(table.contains("detached") && table.contains('%'), "{table}");
+    let pages = seen[0]["pages"].as_u64();
+    until(&bench, "further", |jobs| jobs[0]["pages"].as_u64() > pages);
+    bench.uzram(&["jobs", "zram0", "--cancel", "1"]);
+    until(&bench, "ended", <[Value]>::is_empty);
+    let done = bench.count("zram0", "recompressed_pages");
+    assert!(0 < done && done < 16 << 10, "{done}");
+    bench.fails(2, &["recompress", "zram0", "--detach", "--dry-run"]);
+    bench.fails(4, &["recompress", "zram9", "--detach"]);
+    // One that is let go on comes to its end.
+    bench.uzram(&["recompress", "zram0", "--max-pages", "100", "--detach"]);
+    until(&bench, "ended", <[Value]>::is_empty);
+    let now = bench.count("zram0", "recompressed_pages");
+    assert!(done < now && now <= done + 100, "{done} {now}");
+}
+
+#[test]
 fn an_interrupt_ends_the_job_and_one_that_waits_is_never_begun() {
     needs!(&["nbdcopy", "env", "kill"]);
     let bench = Bench::new();

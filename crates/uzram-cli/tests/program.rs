@@ -56,7 +56,10 @@ fn bad_input_is_refused_with_the_reason() {
             "there are: auto, ublk, nbd-kernel, fuse-loop, nbd",
         ),
         (&["create", "--block-size", "1000"], "512 or 4096"),
-        (&["create", "--name", "disk"], "'disk' is not a device name"),
+        (
+            &["create", "--name", "disk.img"],
+            "'disk.img' is not a device name: it has letters",
+        ),
         (
             &[
                 "create",

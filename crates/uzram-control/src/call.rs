@@ -58,6 +58,15 @@ pub fn call_device(socket: &Path, identity: &str, request: &Request) -> io::Resu
     answers.pop().unwrap_or_else(nobody)
 }
 
+/// Has the server of a device do what takes long, and does not wait for that: the answer is [`Response::Detached`] once it is queued. A
+/// server of an older version is waited for, and answers what came of it.
+pub fn call_detached(socket: &Path, identity: &str, request: &Request) -> io::Result<Response> {
+    let line = line_of(identity, request, true);
+    let mut answers = call_lines(&[socket], &[line], &[], Deadline::default());
+    let nobody = || Err(io::Error::other("nobody was asked"));
+    answers.pop().unwrap_or_else(nobody)
+}
+
 /// The same with files that go with the request, at most [`MAX_FILES`](crate::MAX_FILES): the server gets descriptors of them.
 pub fn call_with_files(
     socket: &Path,
@@ -89,13 +98,24 @@ fn call_all(
 ) -> Vec<io::Result<Response>> {
     let lines: Vec<_> = devices
         .iter()
-        .map(|(_, identity)| line_of(identity.as_ref(), request))
+        .map(|(_, identity)| line_of(identity.as_ref(), request, false))
         .collect();
+    let sockets: Vec<&Path> = devices.iter().map(|(socket, _)| socket.as_ref()).collect();
+    call_lines(&sockets, &lines, files, deadline)
+}
+
+/// Sends each socket its line.
+fn call_lines(
+    sockets: &[&Path],
+    lines: &[Result<Vec<u8>, String>],
+    files: &[BorrowedFd<'_>],
+    deadline: Deadline,
+) -> Vec<io::Result<Response>> {
     let begin = Instant::now();
     let mut calls = Vec::new();
-    for ((socket, _), line) in devices.iter().zip(&lines) {
+    for (socket, line) in sockets.iter().zip(lines) {
         let line_bytes = line.as_deref().unwrap_or_default();
-        let mut call = Call::new(socket.as_ref(), line_bytes, files, begin);
+        let mut call = Call::new(socket, line_bytes, files, begin);
         if let Err(message) = line {
             let error = io::Error::new(ErrorKind::InvalidInput, message.clone());
             call.answer = Some(Err(error));
@@ -123,11 +143,12 @@ fn call_all(
 }
 
 /// The line of a request, or why it cannot be one.
-fn line_of(identity: &str, request: &Request) -> Result<Vec<u8>, String> {
+fn line_of(identity: &str, request: &Request, detached: bool) -> Result<Vec<u8>, String> {
     let envelope = Envelope {
         version: PROTOCOL_VERSION,
         identity: identity.into(),
         progress: true,
+        detached,
         request: request.clone(),
     };
     match to_line(&envelope) {

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use uzram::{
-    BackingOptions, Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training,
-    WritebackReport,
+    BackingOptions, Choice, CodecStats, Device, Error, Inspect, PolicySettings, RecompressReport,
+    Training, WritebackReport,
 };
 
 use crate::hex::{from_hex, to_hex};
@@ -44,6 +44,33 @@ pub fn execute_paced(
         errno: error.errno(),
         message: error.to_string(),
     })
+}
+
+/// How many pages a request has to deal with, as far as a look over the table can say; 0 where it does not go by pages, or cannot be
+/// carried out.
+pub fn total_pages(device: &Device, request: &Request) -> u64 {
+    let most = |pages: u64, max_pages: u64| match max_pages {
+        0 => pages,
+        max => pages.min(max),
+    };
+    let zram = device.zram();
+    match request {
+        Request::Recompress(asked) if !asked.dry_run => {
+            let found = zram.recompressible(&recompress_of(asked));
+            most(found.map_or(0, |found| found.candidates), asked.max_pages)
+        }
+        Request::Writeback(asked) if !asked.dry_run => {
+            let found = zram.writable_back(&writeback_of(asked));
+            most(found.candidates, asked.max_pages)
+        }
+        Request::Promote { pages: None } => device.stats().backed_pages,
+        Request::Promote {
+            pages: Some((first, end)),
+        } => device.stats().backed_pages.min(end.saturating_sub(*first)),
+        Request::Inspect { sample_pages, .. } => *sample_pages as u64,
+        Request::Hydrate => device.stats().remote_pages,
+        _ => 0,
+    }
 }
 
 /// Requests that set something; others go on to [`answer`].
@@ -169,6 +196,18 @@ fn answer(
         Request::PoolClasses => Response::PoolClasses {
             classes: zram.pool_classes(),
         },
+        Request::Inspect {
+            sample_pages,
+            algorithms,
+        } => {
+            let choices = algorithms.iter().map(|text| text.parse());
+            let what = Inspect {
+                sample_pages: *sample_pages,
+                choices: choices.collect::<Result<_, Error>>()?,
+                ..Inspect::default()
+            };
+            Response::Inspected(device.jobs().inspect(&what, &mut |done| pace(done))?)
+        }
         Request::Policy { plan } => Response::Policy(Box::new(Policy::new(device, *plan))),
         _ => {
             return Err(Error::Invalid {
@@ -219,18 +258,32 @@ fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     device.jobs().set_policy(settings)
 }
 
-fn recompress(
-    device: &Device,
-    asked: &RecompressRequest,
-    pace: &dyn Fn(u64) -> ControlFlow<()>,
-) -> Result<RecompressReport, Error> {
-    let what = uzram::Recompress {
+fn recompress_of(asked: &RecompressRequest) -> uzram::Recompress {
+    uzram::Recompress {
         kind: asked.kind,
         priority: asked.priority,
         threshold: asked.threshold,
         max_pages: asked.max_pages,
         ..uzram::Recompress::default()
-    };
+    }
+}
+
+fn writeback_of(asked: &WritebackRequest) -> uzram::Writeback {
+    let pages = asked.pages.iter().map(|(first, end)| *first..*end);
+    uzram::Writeback {
+        kind: asked.kind,
+        pages: pages.collect(),
+        max_pages: asked.max_pages,
+        ..uzram::Writeback::default()
+    }
+}
+
+fn recompress(
+    device: &Device,
+    asked: &RecompressRequest,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<RecompressReport, Error> {
+    let what = recompress_of(asked);
     if asked.dry_run {
         return device.zram().recompressible(&what);
     }
@@ -242,13 +295,7 @@ fn writeback(
     asked: &WritebackRequest,
     pace: &dyn Fn(u64) -> ControlFlow<()>,
 ) -> Result<WritebackReport, Error> {
-    let pages = asked.pages.iter().map(|(first, end)| *first..*end);
-    let what = uzram::Writeback {
-        kind: asked.kind,
-        pages: pages.collect(),
-        max_pages: asked.max_pages,
-        ..uzram::Writeback::default()
-    };
+    let what = writeback_of(asked);
     if asked.dry_run {
         return Ok(device.zram().writable_back(&what));
     }

@@ -23,9 +23,11 @@ pub mod stat;
 pub mod trust;
 pub mod zram;
 
-pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_files};
+pub use call::{
+    CALL_SILENCE, Deadline, call, call_detached, call_device, call_devices, call_with_files,
+};
 pub use damaged::DamagedDevice;
-pub use execute::{default_recompression, execute, execute_paced};
+pub use execute::{default_recompression, execute, execute_paced, total_pages};
 pub use hex::{from_hex, to_hex};
 pub use protocol::{
     ControlError, Job, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
@@ -36,4 +38,4 @@ pub use rundir::{
     Swept,
 };
 pub use server::{ControlServer, Handler};
-pub use uzram_spec::{number, size};
+pub use uzram_spec::{check_name, number, size};

@@ -9,13 +9,18 @@
 //! *What a client gives up is not carried out.* The client shuts its side of the connection, and then looks whether the
 //! server has said that it begins. The server says that it begins, then looks whether the client has shut its side, and
 //! only then begins. So either the client finds that the server may have begun, or the server finds that it must not. No
-//! clock is compared. A client that does not ask for progress, such as one written by hand, gives up by closing.
+//! clock is compared.
+//!
+//! A request that takes long may be *detached*: the server answers [`Response::Detached`] when it has queued it, and goes on without
+//! the client. A server of an older version knows nothing of that, and answers as if it had not been said.
+//!
+//! A client that does not ask for progress, such as one written by hand, gives up by closing.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uzram::{
-    ClassStats, CompactReport, HydrateReport, PageKind, PromoteReport, RecompressReport,
-    TrainReport, WritebackReport,
+    ClassStats, CompactReport, HydrateReport, InspectReport, PageKind, PromoteReport,
+    RecompressReport, TrainReport, WritebackReport,
 };
 
 use crate::policy::Policy;
@@ -189,6 +194,15 @@ pub enum Request {
         /// What was agreed on, in words that the frontend reads.
         agreed: String,
     },
+    /// Count pages by age, and compress a sample of them anew, to say what other algorithms would save. Changes nothing; answers
+    /// [`Response::Inspected`].
+    Inspect {
+        /// Pages to sample, at most 16384; 0: only count.
+        sample_pages: usize,
+        /// What to compress them with beside the secondaries, at most 8, such as `zstd(level=9)`.
+        #[serde(default)]
+        algorithms: Vec<String>,
+    },
     /// Write what the device holds at this moment to the file whose descriptor comes with the request, the first of them. A
     /// client that goes cancels it.
     Snapshot {
@@ -303,6 +317,7 @@ impl Request {
                 | Request::Promote { .. }
                 | Request::Hydrate
                 | Request::Policy { .. }
+                | Request::Inspect { .. }
         )
     }
 }
@@ -352,6 +367,11 @@ pub enum Response {
     },
     /// A snapshot was written.
     Snapshot(SnapshotReport),
+    /// It is queued, and goes on without whoever asked.
+    Detached {
+        /// Its number among the jobs.
+        number: u64,
+    },
     /// What takes long.
     Jobs {
         /// What is worked on and what waits, in the order in which it came.
@@ -364,6 +384,8 @@ pub enum Response {
         /// In words that the frontend reads.
         terms: String,
     },
+    /// Pages by age, and what other algorithms would save.
+    Inspected(InspectReport),
     /// Done, and this was done to others.
     Did {
         /// In words.
@@ -387,6 +409,10 @@ pub struct Job {
     pub seconds: u64,
     /// Pages that it has dealt with, where it goes by pages.
     pub pages: u64,
+    /// Pages that there were to deal with when it began; 0 where that is not known.
+    pub total_pages: u64,
+    /// Whether it goes on without whoever asked.
+    pub detached: bool,
     /// The process that asked; 0 where that is not known.
     pub pid: u32,
     /// Whether it is being ended.
@@ -449,6 +475,9 @@ pub(crate) struct Envelope {
     /// Whether the client wants to hear how it goes.
     #[serde(default)]
     pub(crate) progress: bool,
+    /// Whether it goes on without the client.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) detached: bool,
     #[serde(flatten)]
     pub(crate) request: Request,
 }

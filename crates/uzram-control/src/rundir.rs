@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use rustix::fs::FlockOperation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use uzram_spec::number;
+use uzram_spec::{check_name, number, printable_line};
 
 use crate::damaged::{DamagedDevice, is_locked};
 use crate::trust::{Distrust, FileIdentity, PrivateDir};
@@ -24,6 +24,8 @@ use crate::trust::{Distrust, FileIdentity, PrivateDir};
 pub(crate) const RECORD: &str = "device.json";
 /// File name of the lock.
 pub(crate) const LOCK: &str = "lock";
+/// File with the name of its own that a device was made with.
+const ALIAS: &str = "alias";
 /// Longest record or description that is read, in bytes.
 pub const MAX_RECORD: u64 = 64 << 10;
 /// File name of the server's control socket in the device's directory.
@@ -39,6 +41,10 @@ pub struct DeviceRecord {
     pub version: u32,
     /// The device's name, such as `zram0`.
     pub name: String,
+    /// The name of its own that it was made with; empty for none. It stands in a file beside the record, so that no server of whatever
+    /// version loses it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub alias: String,
     /// The server's process number.
     pub pid: u32,
     /// The frontend's name.
@@ -73,10 +79,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The name is not one that a device can have.
-    #[error("'{name}' is not a device name: it takes 'zram' and a number, such as zram0")]
+    #[error("'{}' is not a device name: {why}", printable_line(name))]
     BadName {
         /// The name given.
         name: String,
+        /// Why not, in words.
+        why: String,
     },
     /// Others could change what is in the run directory, or put another in its place.
     #[error("the run directory {} cannot be trusted: {why}", path.display())]
@@ -274,13 +282,26 @@ impl RunDir {
         Ok(self.path()?.join(name))
     }
 
-    /// Makes the directory of a new device: of that name, or the first that is free.
+    /// Makes the directory of a new device: of that name, or the first that is free, also for a name of its own.
     pub fn claim(&self, name: Option<&str>) -> Result<Claim, Error> {
-        if let Some(name) = name.filter(|name| number(name).is_none()) {
-            return Err(Error::BadName { name: name.into() });
+        if let Some(name) = name {
+            check_name(name).map_err(|why| Error::BadName {
+                name: name.into(),
+                why,
+            })?;
         }
+        let alias = name.filter(|name| number(name).is_none());
+        let name = name.filter(|name| number(name).is_some());
         let all = self.made()?;
         let _all = lock_all(&all)?;
+        if let Some(alias) = alias {
+            let mut dirs = names(&all)?
+                .into_iter()
+                .filter_map(|name| all.dir(&name).ok());
+            if dirs.any(|dir| alias_at(&dir) == alias) {
+                return Err(Error::Exists { name: alias.into() });
+            }
+        }
         let mut numbers = 0u32..;
         loop {
             let candidate = match name {
@@ -294,6 +315,14 @@ impl RunDir {
                     let lock = lock.ok_or(Error::Exists {
                         name: candidate.clone(),
                     })?;
+                    if let Some(alias) = alias {
+                        // Before others can look. Without a record nobody takes the device for one.
+                        let written = held.write(ALIAS, alias.as_bytes());
+                        if let Err(error) = written {
+                            let _ = remove_device(&all, &held, &candidate);
+                            return Err(Error::at("naming", &dir)(error));
+                        }
+                    }
                     return Ok(Claim {
                         name: candidate,
                         dir,
@@ -372,7 +401,12 @@ impl RunDir {
                 .filter(has_number)
                 .max_by_key(|(_, since)| *since)
         };
-        let found = entries.iter().find(by_name).or_else(newest).or_else(node);
+        let by_alias = |(entry, _): &&(RunningDevice, SystemTime)| {
+            !name.is_empty() && entry.record.alias == name
+        };
+        let called = || entries.iter().find(by_alias);
+        let found = entries.iter().find(by_name).or_else(called);
+        let found = found.or_else(newest).or_else(node);
         if let Some((entry, _)) = found {
             return Ok(entry.clone());
         }
@@ -382,7 +416,7 @@ impl RunDir {
         }
         let names: Vec<_> = entries
             .into_iter()
-            .map(|(entry, _)| entry.record.name)
+            .map(|(entry, _)| entry.record.names())
             .collect();
         let known = match names.as_slice() {
             [] => "is none".into(),
@@ -437,11 +471,31 @@ pub(crate) fn record_at(
 ) -> Result<(DeviceRecord, SystemTime), String> {
     let read = dir.read_with_time(RECORD, MAX_RECORD);
     let (text, since) = read.map_err(|error| error.to_string())?;
-    let record: DeviceRecord = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let mut record: DeviceRecord =
+        serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    record.alias = alias_at(dir);
     if record.version != 1 || record.name != name {
         return Err(format!("not a record of version 1 of {name}"));
     }
     Ok((record, since))
+}
+
+/// The name of its own that a device was made with; empty for none.
+fn alias_at(dir: &PrivateDir) -> String {
+    let text = dir.read(ALIAS, uzram_spec::MAX_NAME as u64);
+    let text = text.ok().and_then(|text| String::from_utf8(text).ok());
+    text.filter(|alias| check_name(alias).is_ok() && number(alias).is_none())
+        .unwrap_or_default()
+}
+
+impl DeviceRecord {
+    /// Its name with its own, where it has one: `zram0 (build-cache)`.
+    pub fn names(&self) -> String {
+        match self.alias.as_str() {
+            "" => self.name.clone(),
+            alias => format!("{} ({alias})", self.name),
+        }
+    }
 }
 
 /// The number of the block device with a node at a path.
@@ -481,6 +535,7 @@ impl Claim {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let bad_name = || Error::BadName {
             name: name.clone().into(),
+            why: "it takes 'zram' and a number".into(),
         };
         if number(&name).is_none() {
             return Err(bad_name());

@@ -69,6 +69,10 @@ pub trait Handler: Send + Sync {
     ) -> Result<Response, ControlError> {
         self.handle(request)
     }
+    /// How many pages a request that takes long has to deal with; 0 where that is not known.
+    fn total_pages(&self, _request: &Request) -> u64 {
+        0
+    }
     /// The device's identity: requests that mean another device are refused. Empty where none is known.
     fn identity(&self) -> &str {
         ""
@@ -315,7 +319,10 @@ impl Control {
         let parsed = parse_request(&client.received)
             .and_then(|meant| meant.check_device(self.handler.identity()).map(|()| meant));
         let Envelope {
-            progress, request, ..
+            progress,
+            detached,
+            request,
+            ..
         } = match parsed {
             Ok(envelope) => envelope,
             Err(error) => return Conversation::new(client.stream, false).refuse(error),
@@ -351,17 +358,21 @@ impl Control {
             }
             return;
         }
-        let conversation = Arc::new(conversation.of_job(self.next_job, request.name()));
+        let detached = detached && request.takes_long();
+        let conversation = conversation.of_job(self.next_job, request.name(), detached);
+        let conversation = Arc::new(conversation);
         self.next_job += 1;
         if request.takes_long() {
             self.works(&conversation);
             if let Err(
                 TrySendError::Full((conversation, _))
                 | TrySendError::Disconnected((conversation, _)),
-            ) = self.jobs.try_send((conversation, request))
+            ) = self.jobs.try_send((conversation.clone(), request))
             {
                 let message = format!("{QUEUE} requests that take long are waiting already");
                 conversation.refuse(ControlError { errno: 16, message });
+            } else if detached {
+                conversation.let_go();
             }
         } else {
             if Arc::strong_count(&self.waiting) > MAX_WAITING {

@@ -14,6 +14,7 @@ fn record(name: &str) -> DeviceRecord {
     DeviceRecord {
         version: 1,
         name: name.into(),
+        alias: String::new(),
         pid: std::process::id(),
         frontend: "nbd".into(),
         path: format!("nbd+unix:///{name}"),
@@ -57,7 +58,8 @@ fn names_are_given_once_and_again_after_release() {
         "zram",
         "zram01",
         "zram-1",
-        "disk0",
+        "a/b",
+        "a.b",
         "../zram9",
         "zram99999999999",
     ] {
@@ -212,6 +214,38 @@ fn a_path_that_is_no_text_is_refused_before_anything_is_made() {
 }
 
 /// A device that is being removed still has the path in its record when the next one has it already.
+#[test]
+fn a_device_has_a_name_of_its_own_beside_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunDir::new(dir.path());
+    let claim = run.claim(Some("build-cache")).unwrap();
+    assert_eq!(claim.name, "zram0");
+    // Taken before there is a record, and by one device only.
+    let exists = |name: &str| matches!(run.claim(Some(name)), Err(Error::Exists { .. }));
+    assert!(exists("build-cache") && exists("zram0"));
+    let other = run.claim(Some("Build-cache")).unwrap();
+    assert_eq!(other.name, "zram1");
+    // A server of another version writes a record that knows nothing of it.
+    claim.publish(&record("zram0")).unwrap();
+    other.publish(&record("zram1")).unwrap();
+    for name in ["build-cache", "zram0", "/dev/zram0", "nbd+unix:///zram0"] {
+        let entry = run.find(name).unwrap();
+        assert_eq!(entry.record.names(), "zram0 (build-cache)", "{name}");
+    }
+    let said = run.find("build-cach").unwrap_err().to_string();
+    assert!(
+        said.contains("zram0 (build-cache), zram1 (Build-cache)"),
+        "{said}"
+    );
+    assert!(run.find("").is_err() && run.find("/dev/build-cache").is_err());
+    // It goes with the device.
+    claim.release().unwrap();
+    assert_eq!(run.claim(Some("build-cache")).unwrap().name, "zram0");
+    // Nonsense in its file is no name.
+    std::fs::write(dir.path().join("zram1/alias"), "../x").unwrap();
+    assert_eq!(run.find("zram1").unwrap().record.alias, "");
+}
+
 #[test]
 fn the_newest_device_has_the_path() {
     let dir = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ use uzram_runtime::settings::{Allowed, Change, Setting};
 use uzram_spec::{DeviceSpec, parse_json};
 
 use crate::error::Body;
+use crate::history::HistoryAnswer;
 use crate::metrics::{Metrics, MetricsFormat};
 use crate::openapi;
 use crate::options::spec_from_options;
@@ -127,6 +128,10 @@ pub struct Asker(pub u32);
 pub trait Devices: Send + Sync {
     /// zram's interface to them.
     fn view(&self) -> &dyn View;
+    /// The name `zramN` of the device that has that name of its own; any other name as it is.
+    fn resolve(&self, name: String) -> String {
+        name
+    }
     /// Makes a device. One that somebody is to confirm is taken down again if he ends before [`Devices::confirm`] comes,
     /// or takes too long.
     fn create(&self, spec: &DeviceSpec, asker: Option<Asker>)
@@ -141,6 +146,8 @@ pub trait Devices: Send + Sync {
     fn metrics(&self) -> Result<Metrics, ControlError>;
     /// A device with its record and statistics, or all of them.
     fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError>;
+    /// What the daemon has noted of a device over time.
+    fn history(&self, name: &str) -> Result<HistoryAnswer, ControlError>;
     /// What a device holds at this moment, as a snapshot. Dropped, it is given up.
     fn snapshot(
         &self,
@@ -301,6 +308,13 @@ const ROUTES: &[Route] = &[
         "A device with its statistics",
         "Device",
         |call| ok(call.devices.describe(Some(call.device()?))?.pop()),
+    ),
+    Route::get(
+        "/v1/devices/{name}/history",
+        "The device's memory over time, as the daemon has noted it: at most 1020 points, thinner the older they are. They outlive \
+            the daemon's restart, not the machine's",
+        "History",
+        |call| ok(call.devices.history(call.device()?)?),
     ),
     Route::of(
         "PATCH",

@@ -18,6 +18,7 @@ use uzram_spec::{DeviceSpec, Failure};
 
 use crate::api::CreateAnswer;
 use crate::error::Body;
+use crate::history::HistoryAnswer;
 
 /// How long a look may take. What changes something may take as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -150,6 +151,17 @@ impl Client {
     pub fn names(&self) -> Result<Vec<String>> {
         let names = |shown: &ShownDevice| format!("zram{}", shown.id);
         Ok(self.shown()?.iter().map(names).collect())
+    }
+
+    /// What the daemon has noted of a device over time. `None`: it is of a version that notes nothing.
+    pub fn history(&self, name: &str) -> Result<Option<HistoryAnswer>> {
+        match self.call("GET", &format!("/v1/devices/{name}/history"), &[]) {
+            // An older daemon has no such path.
+            Err(ClientError::Refused(error)) if error.errno == Errno::NOENT.raw_os_error() => {
+                Ok(None)
+            }
+            reply => parse(&reply?.body).map(Some),
+        }
     }
 
     /// Takes a device down.

@@ -10,13 +10,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use uzram_blockdev::Survey;
 use uzram_control::zram::{AttributeOwner, Errno, Refusal, ShownDevice, View};
-use uzram_control::{ControlError, Request, Response, RunningDevice};
+use uzram_control::{ControlError, Request, Response, RunningDevice, check_name, number};
 use uzram_runtime::zram::Local;
 use uzram_runtime::{client, contents, launch, launch_announced};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 
 use crate::api::{Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, SnapshotOptions};
 use crate::confirm::Unconfirmed;
+use crate::history::{History, HistoryAnswer};
 use crate::hold::SharedHolder;
 use crate::metrics::{MeasuredDaemon, Metrics};
 
@@ -29,6 +30,7 @@ pub(crate) struct Daemon {
     held: Arc<HeldView>,
     unconfirmed: Arc<Unconfirmed>,
     started: SystemTime,
+    history: Arc<History>,
 }
 
 /// zram's interface to the daemon's devices. One that comes to be by it is held before that is answered.
@@ -95,7 +97,11 @@ pub(crate) fn error(errno: i32, message: impl std::fmt::Display) -> ControlError
 }
 
 impl Daemon {
-    pub(crate) fn new(local: Arc<Local>, holder: Arc<SharedHolder>) -> Daemon {
+    pub(crate) fn new(
+        local: Arc<Local>,
+        holder: Arc<SharedHolder>,
+        history: Arc<History>,
+    ) -> Daemon {
         let held = HeldView {
             local: local.clone(),
             holder,
@@ -105,6 +111,7 @@ impl Daemon {
             held: Arc::new(held),
             unconfirmed: Arc::default(),
             started: SystemTime::now(),
+            history,
         }
     }
 
@@ -201,6 +208,15 @@ impl ByteStream for Taken {
 impl Devices for Daemon {
     fn view(&self) -> &dyn View {
         &*self.held
+    }
+
+    fn resolve(&self, name: String) -> String {
+        if number(&name).is_some() || check_name(&name).is_err() {
+            return name;
+        }
+        let entries = self.local.run.devices().unwrap_or_default();
+        let called = entries.into_iter().find(|entry| entry.record.alias == name);
+        called.map_or(name, |entry| entry.record.name)
     }
 
     fn create(
@@ -300,6 +316,20 @@ impl Devices for Daemon {
         match name {
             Some(name) if all.is_empty() => Err(error(19, format!("no device '{name}'"))),
             _ => Ok(all),
+        }
+    }
+
+    fn history(&self, name: &str) -> Result<HistoryAnswer, ControlError> {
+        match self.entry(name) {
+            Ok(entry) => Ok(self.history.of(&entry)),
+            // One that is not initialised has nothing to note.
+            Err(_) => match self.describe(Some(name)) {
+                Ok(_) => Ok(HistoryAnswer {
+                    name: name.into(),
+                    ..HistoryAnswer::default()
+                }),
+                Err(error) => Err(error),
+            },
         }
     }
 

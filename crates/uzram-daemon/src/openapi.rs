@@ -11,6 +11,7 @@ use crate::api::{
     self, AttributeAnswer, CreateAnswer, DeviceAnswer, Route, Values, VersionAnswer, routes,
 };
 use crate::error::{Body, ERRNOS};
+use crate::history::HistoryAnswer;
 use crate::limits::Limits;
 
 /// What every request can be answered: it is malformed, too slow, too large, or the daemon is at its limits.
@@ -189,7 +190,12 @@ fn parameters(route: &Route) -> Value {
         let schema = match name {
             "attribute" => json!({"type": "string", "enum": values}),
             _ => {
-                json!({"type": "string", "pattern": "^zram(0|[1-9][0-9]*)$", "examples": ["zram0"]})
+                json!({
+                    "type": "string",
+                    "pattern": "^[A-Za-z][A-Za-z0-9_-]*$",
+                    "description": "zram and a number, or the name of its own that the device was made with",
+                    "examples": ["zram0", "build-cache"],
+                })
             }
         };
         json!({"name": name, "in": "path", "required": true, "schema": schema})
@@ -224,6 +230,7 @@ fn schemas() -> Value {
         "Created": answer_schema_of::<CreateAnswer>(),
         "Device": answer_schema_of::<DeviceAnswer>(),
         "Error": error,
+        "History": answer_schema_of::<HistoryAnswer>(),
         "Request": request(),
         "Settings": settings(),
         "Shown": answer_schema_of::<ShownDevice>(),

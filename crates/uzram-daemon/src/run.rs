@@ -15,6 +15,7 @@ use uzram_runtime::zram::Local;
 use uzram_spec::{Failure, Result, printable};
 
 use crate::devices::Daemon;
+use crate::history::History;
 use crate::hold::{SharedHolder, own_copy};
 use crate::http::{bind, serve};
 use crate::limits::Limits;
@@ -26,6 +27,8 @@ use crate::{SOCKET, notify, save};
 const LOOK: Duration = Duration::from_millis(300);
 /// File of what has to outlive the daemon.
 const STATE: &str = "uzramd.json";
+/// File of what it has noted of its devices over time.
+const HISTORY: &str = "history.json";
 
 /// What `uzramd` is started with.
 pub struct Run {
@@ -98,7 +101,9 @@ impl Run {
         };
         let state = Some(run.file(STATE)?);
         let local = Local::new(run.clone(), &settings.frontend, settings.strict, state);
-        let daemon = Arc::new(Daemon::new(local.clone(), holder.clone()));
+        let history = Arc::new(History::read(run.file(HISTORY)?));
+        let daemon = Daemon::new(local.clone(), holder.clone(), history.clone());
+        let daemon = Arc::new(daemon);
         serve(listener, daemon.clone(), Limits::default())?;
         // Dropped, it is unmounted.
         let _sysfs = settings.sysfs.as_ref().and_then(|at| {
@@ -107,6 +112,7 @@ impl Run {
             mounted.inspect_err(said).ok()
         });
         wanted.make(&daemon);
+        history.start(run.clone())?;
         let there = local.devices().map_or(0, |devices| devices.len());
         for _ in there..settings.num_devices as usize {
             let added = local.show(uzram_control::zram::AttributeOwner::Control, "hot_add");
@@ -139,6 +145,7 @@ impl Run {
             }
         }
         notify::stopping();
+        history.save();
         if from_systemd.is_none() {
             let _ = std::fs::remove_file(&socket);
         }

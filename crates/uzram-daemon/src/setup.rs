@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use uzram_control::RunDir;
+use uzram_control::{RunDir, number};
 use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::api::{CreateAnswer, Devices};
@@ -61,10 +61,38 @@ impl Wanted {
                 Some(failure) => wanted.problems.push(device.origin.problem(failure)),
             }
         }
-        wanted
-            .devices
-            .sort_by(|a, b| mount_point(a).cmp(&mount_point(b)));
+        wanted.devices.sort_by(|a, b| order(a).cmp(&order(b)));
+        wanted.refuse_out_of_order();
         Ok(wanted)
+    }
+
+    /// Refuses a device with a number of its own that is mounted below one without: that one is made later, so that it does not take the
+    /// number.
+    fn refuse_out_of_order(&mut self) {
+        let above: Vec<(PathBuf, String)> = self
+            .devices
+            .iter()
+            .filter(|device| !has_number(device))
+            .filter_map(|device| Some((mount_point(device)?.into(), device.origin.to_string())))
+            .collect();
+        let problem = |device: &NewDevice| {
+            let at = mount_point(device).filter(|_| has_number(device))?;
+            let (_, other) = above.iter().find(|(dir, _)| at.starts_with(dir))?;
+            let message = format!(
+                "mount-point: {} is below that of {other}, which is made after all devices with a number: give this one a name \
+                 without, too",
+                at.display()
+            );
+            Some(device.origin.problem(Failure::usage(message)))
+        };
+        let problems = &mut self.problems;
+        self.devices.retain(|device| match problem(device) {
+            None => true,
+            Some(problem) => {
+                problems.push(problem);
+                false
+            }
+        });
     }
 
     fn generated(&mut self, root: &Path) -> Vec<NewDevice> {
@@ -135,6 +163,16 @@ impl Wanted {
             set_up(daemon, device, device.place(&self.settings).as_ref());
         }
     }
+}
+
+/// Whether a device has its number by its name. Any other takes what is free.
+fn has_number(device: &NewDevice) -> bool {
+    device.spec.name.as_deref().and_then(number).is_some()
+}
+
+/// Those with a number come first, so that no other takes it; outer mount points before inner ones.
+fn order(device: &NewDevice) -> (bool, Option<&Path>) {
+    (!has_number(device), mount_point(device))
 }
 
 pub(crate) fn mount_point(device: &NewDevice) -> Option<&Path> {

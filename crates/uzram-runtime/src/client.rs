@@ -34,6 +34,16 @@ pub fn ask(entry: &RunningDevice, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.socket(), "server", request)
 }
 
+/// Has a device's server do what takes long without waiting for that: [`Response::Detached`], or from a server of an older version what
+/// came of it.
+pub fn ask_detached(entry: &RunningDevice, request: &Request) -> Result<Response> {
+    let socket = entry.socket();
+    // Whoever is being started anew is waited for, as for any other request.
+    ask_at(entry, &socket, "server", &Request::Ping)?;
+    let answer = uzram_control::call_detached(&socket, &entry.record.identity, request);
+    answered(entry, &socket, "server", answer)
+}
+
 /// Has a device's server write a snapshot to a file that is open, the first of these.
 pub fn ask_with_files(
     entry: &RunningDevice,

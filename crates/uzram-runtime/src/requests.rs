@@ -44,6 +44,7 @@ pub(crate) fn handle(
         Request::Ping
         | Request::Stat
         | Request::Policy { .. }
+        | Request::Inspect { .. }
         | Request::BlockState { .. }
         | Request::PoolClasses => {}
         Request::SetAlgorithm {

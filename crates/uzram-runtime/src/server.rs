@@ -408,6 +408,8 @@ fn serve_device(
     let record = DeviceRecord {
         version: 1,
         name: claim.name.clone(),
+        // It stands in a file of its own.
+        alias: String::new(),
         pid: std::process::id(),
         frontend: placed.frontend.name().into(),
         path: path.clone(),
@@ -694,6 +696,10 @@ impl Handler for Served {
         Ok(Response::Done)
     }
 
+    fn total_pages(&self, request: &Request) -> u64 {
+        uzram_control::total_pages(&self.device, request)
+    }
+
     fn handle_paced(
         &self,
         request: Request,
@@ -703,6 +709,7 @@ impl Handler for Served {
             Request::Recompress(_)
             | Request::Writeback(_)
             | Request::Promote { .. }
+            | Request::Inspect { .. }
             | Request::Hydrate => self.carry_out_paced(&request, pace),
             other => self.handle(other),
         }

@@ -30,7 +30,8 @@ pub struct DeviceSpec {
     /// one does not choose it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub identity: String,
-    /// Name of the device: zram and a number. Default: the lowest that is free.
+    /// Name of the device: zram and a number, or a name of its own, of up to 32 letters, digits, - and _, beside the lowest number that
+    /// is free. Default: that number alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Size of the disk; `50%` is a part of the memory. Default: half of the memory, at most 4 GiB.
@@ -671,10 +672,11 @@ impl DeviceSpec {
                 return usage(format!("{what}: the path {path:?} is relative"));
             }
         }
-        if let Some(name) = self.name.as_deref().filter(|name| number(name).is_none()) {
-            return usage(format!(
-                "'{name}' is not a device name: it takes 'zram' and a number"
-            ));
+        if let Some(name) = self.name.as_deref()
+            && let Err(why) = check_name(name)
+        {
+            let name = crate::printable_line(name);
+            return usage(format!("'{name}' is not a device name: {why}"));
         }
         let from = self.from.as_ref();
         check_timeout(from.and_then(|from| from.remote_timeout_seconds))?;
@@ -773,10 +775,73 @@ pub fn number(name: &str) -> Option<u32> {
     (number.to_string() == digits).then_some(number)
 }
 
+/// Longest name of a device's own, in bytes.
+pub const MAX_NAME: usize = 32;
+
+/// Whether a device can have that name: `zramN`, or a name of its own. Says in words why not.
+///
+/// A name of its own stands in addresses, in names of files and in tables, and is never taken for a number, a path, an option or a
+/// name of zram's.
+pub fn check_name(name: &str) -> std::result::Result<(), String> {
+    if number(name).is_some() {
+        return Ok(());
+    }
+    let wrong = if name.is_empty() {
+        "it is empty".into()
+    } else if name.to_ascii_lowercase().starts_with("zram") {
+        "one that begins with zram takes a number and no more, such as zram0".into()
+    } else if name.len() > MAX_NAME {
+        format!("it has {} bytes, and may have {MAX_NAME}", name.len())
+    } else if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        "it begins with a letter, a to z or A to Z".into()
+    } else {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match name.chars().find(|c| !fits(*c)) {
+            None => return Ok(()),
+            Some(c) => format!("it has letters from a to z, digits, - and _, and no {c:?}"),
+        }
+    };
+    Err(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::FailureKind;
+
+    #[test]
+    fn names_are_zrams_or_a_devices_own() {
+        for good in [
+            "zram0",
+            "zram12",
+            "a",
+            "build-cache",
+            "VM_7",
+            &"x".repeat(MAX_NAME),
+        ] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("", "empty"),
+            ("zram", "zram"),
+            ("zram07", "zram"),
+            ("zram-cache", "zram"),
+            ("ZRAM1", "zram"),
+            (&"x".repeat(MAX_NAME + 1), "33 bytes"),
+            ("7", "begins with a letter"),
+            ("-a", "begins with a letter"),
+            ("../a", "begins with a letter"),
+            ("\u{e9}t\u{e9}", "begins with a letter"),
+            ("a/b", "no '/'"),
+            ("a.b", "no '.'"),
+            ("a b", "no ' '"),
+            ("a\nb", "no '\\n'"),
+            ("caf\u{e9}", "no '\u{e9}'"),
+        ] {
+            let said = check_name(bad).unwrap_err();
+            assert!(said.contains(why), "{bad:?}: {said}");
+        }
+    }
 
     #[test]
     fn a_description_of_everything_reads_back() {

@@ -23,8 +23,8 @@ mod text;
 mod time;
 
 pub use device::{
-    BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, SPEC_VERSION, SelfTraining, SnapshotSource,
-    SwapSpec, number,
+    BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, MAX_NAME, SPEC_VERSION, SelfTraining,
+    SnapshotSource, SwapSpec, check_name, number,
 };
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};

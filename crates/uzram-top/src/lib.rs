@@ -1,4 +1,4 @@
-//! The program behind `uzram top`: what devices do, as it happens.
+//! The program behind `uzram top`, what devices do as it happens, and `uzram report`, what one of them holds.
 //!
 //! A program of its own, so that no server, keeper or standby has a terminal's library in its memory, which a device that
 //! serves as swap locks. It asks the devices' servers as `uzram list` does, and changes nothing itself: what a key begins is a
@@ -10,10 +10,12 @@
 //! | `board` | what two of these make: rates, percentiles, history |
 //! | `screen` | how that is drawn |
 //! | `live` | keys and signals |
+//! | `report` | the report, as text and as a page |
 #![forbid(unsafe_code)]
 
 mod board;
 mod live;
+mod report;
 mod sample;
 mod screen;
 
@@ -87,12 +89,14 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
     }
 }
 
-/// Runs the program with this process's arguments: `top` and its options, or `man` and a directory.
+/// Runs the program with this process's arguments: `top` or `report` with its options, or `man` and a directory.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let rest = words.get(1..).unwrap_or_default();
-    let result = match rest.first().and_then(|word| word.to_str()) {
+    let command = rest.first().and_then(|word| word.to_str());
+    let result = match command {
         Some("man") => Man::try_parse_from(rest).map(Man::run),
+        Some("report") => report::Arguments::try_parse_from(rest).map(report::Arguments::run),
         Some("top") => Top::try_parse_from(rest).map(Top::run),
         _ => Top::try_parse_from(&words).map(Top::run),
     };
@@ -103,7 +107,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("uzram top: {}", printable(&failure.to_string()));
+            let command = command
+                .filter(|command| *command == "report")
+                .unwrap_or("top");
+            let text = printable(&failure.to_string()).into_owned();
+            eprintln!("uzram {command}: {text}");
             ExitCode::from(failure.kind.exit_code())
         }
     }
@@ -116,9 +124,11 @@ fn uzram() -> PathBuf {
 
 impl Man {
     fn run(self) -> Result {
-        let mut program = Top::command();
-        program.build();
-        Ok(uzram_manual::write(&self.dir, &program, &program)?)
+        for mut program in [Top::command(), report::Arguments::command()] {
+            program.build();
+            uzram_manual::write(&self.dir, &program, &program)?;
+        }
+        Ok(())
     }
 }
 
@@ -201,6 +211,7 @@ mod tests {
     #[test]
     fn the_arguments_are_sound() {
         Top::command().debug_assert();
+        report::Arguments::command().debug_assert();
     }
 
     #[test]

@@ -290,9 +290,10 @@ fn jobs_of(row: &Row) -> String {
             (false, true) => "runs",
             (false, false) => "waits",
         };
-        let pages = match job.pages {
-            0 => String::new(),
-            pages => format!(", {pages} pages"),
+        let pages = match (job.pages, job.total_pages) {
+            (0, _) => String::new(),
+            (pages, 0) => format!(", {pages} pages"),
+            (pages, all) => format!(", {pages} of {} pages", all.max(pages)),
         };
         format!(
             "{} {state} {} s{pages}",

@@ -10,7 +10,7 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::look::{Look, Marker};
+use uzram_palette::{Look, Marker};
 
 const SIZE: (u32, u32) = (1000, 460);
 /// Width for the names of series, which stand beside the picture and hide nothing.
@@ -198,7 +198,7 @@ impl Chart {
         for (at, text, look) in labels::place(&self.series, &places, self.lines, across, down) {
             let style = ("sans-serif", labels::SIZE)
                 .into_font()
-                .color(&look.colour());
+                .color(&colour(look));
             picture.draw(&Text::new(text, at, style))?;
         }
         if let Some(names) = names {
@@ -260,9 +260,15 @@ impl Chart {
     }
 }
 
+/// A look's colour, as plotters has it. Pictures stand on white.
+fn colour(look: Look) -> RGBColor {
+    let [red, green, blue] = look.colour();
+    RGBColor(red, green, blue)
+}
+
 /// Draws a line with the gaps of its look.
 fn line(area: &Area<'_>, look: Look, places: &[(i32, i32)]) -> Drawn {
-    let style = look.colour().stroke_width(2);
+    let style = colour(look).stroke_width(2);
     let places = places.to_vec();
     match look.dash() {
         None => area.draw(&PathElement::new(places, style)),
@@ -272,8 +278,8 @@ fn line(area: &Area<'_>, look: Look, places: &[(i32, i32)]) -> Drawn {
 
 /// Draws a marker.
 fn marker(area: &Area<'_>, look: Look, (x, y): (i32, i32), size: i32) -> Drawn {
-    let colour = look.colour();
-    let corners: &[(i32, i32)] = match look.marker {
+    let colour = colour(look);
+    let corners: &[(i32, i32)] = match look.marker() {
         Marker::Circle => {
             // White beneath, so that a line does not run through a hollow one.
             area.draw(&Circle::new((x, y), size, WHITE.filled()))?;
@@ -285,7 +291,7 @@ fn marker(area: &Area<'_>, look: Look, (x, y): (i32, i32), size: i32) -> Drawn {
         }
         Marker::Cross | Marker::Plus => {
             let style = colour.stroke_width(if look.is_filled() { 3 } else { 1 });
-            let ends = match look.marker {
+            let ends = match look.marker() {
                 Marker::Cross => [(size, size), (size, -size)],
                 _ => [(size + 1, 0), (0, size + 1)],
             };
@@ -300,7 +306,7 @@ fn marker(area: &Area<'_>, look: Look, (x, y): (i32, i32), size: i32) -> Drawn {
         Marker::Diamond => &[(0, -1), (1, 0), (0, 1), (-1, 0)],
         Marker::Wedge => &[(0, 1), (1, -1), (-1, -1)],
     };
-    let size = match look.marker {
+    let size = match look.marker() {
         Marker::Diamond => size + 2,
         _ => size,
     };

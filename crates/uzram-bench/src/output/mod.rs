@@ -4,7 +4,6 @@
 mod chart;
 pub mod file;
 mod html;
-mod look;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -13,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use chart::{Chart, Series};
-pub use look::Look;
 pub use text::text;
+pub use uzram_palette::Look;
 
 use crate::report::{Report, Row};
 use crate::{fio, lab};

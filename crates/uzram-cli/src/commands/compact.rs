@@ -7,7 +7,7 @@ use uzram::CompactReport;
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{ask, print_outcome, unexpected};
+use super::{ask, jobs, print_outcome, unexpected};
 use crate::exit::Result;
 use uzram_runtime::{client, sweep};
 
@@ -28,6 +28,9 @@ Examples:
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
+    /// Return at once, and let the device go on by itself: "uzram jobs" shows how far it is, and ends it
+    #[arg(long)]
+    detach: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -38,6 +41,10 @@ impl Args {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         // Who writes meanwhile makes new work: once over all objects is enough.
         let enough = client::stat(&entry)?.counters.compr_data_size_bytes;
+        if self.detach {
+            let max_bytes = enough.max(1);
+            return jobs::detach(&self.name, &Request::Compact { max_bytes }, self.json);
+        }
         let mut sum = CompactReport::default();
         while !sum.finished && sum.bytes_moved <= enough {
             let max_bytes = SLICE_BYTES;

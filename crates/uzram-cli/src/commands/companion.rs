@@ -29,7 +29,7 @@ const COMPANIONS: &[Companion] = &[
     Companion {
         program: "uzram-top",
         suffix: "-top",
-        commands: &["top"],
+        commands: &["report", "top"],
     },
 ];
 

@@ -65,6 +65,10 @@ fn with_devices(program: clap::Command) -> clap::Command {
     program.mut_subcommands(|command| match command.get_name() {
         // Its names are of remotes.
         "remote" => command,
+        // Another program knows their options: what they take is a device.
+        "report" | "top" => {
+            command.mut_arg("words", |words| words.add(ArgValueCandidates::new(devices)))
+        }
         _ => command.mut_args(|argument| {
             let is_device =
                 argument.is_positional() && DEVICES.iter().any(|name| argument.get_id() == name);
@@ -79,11 +83,16 @@ fn with_devices(program: clap::Command) -> clap::Command {
 /// The devices that run; none where they cannot be known. Nothing is said: the user is in the middle of a line.
 fn devices() -> Vec<CompletionCandidate> {
     let devices = RunDir::of_user().devices().unwrap_or_default();
-    let candidate = |device: uzram_control::RunningDevice| {
-        CompletionCandidate::new(OsStr::new(&device.record.name).to_owned())
-            .help(Some(device.record.path.into()))
+    let candidates = |device: uzram_control::RunningDevice| {
+        let record = device.record;
+        let path = record.path;
+        let names = [record.name, record.alias].into_iter();
+        let names = names.filter(|name| !name.is_empty());
+        names.map(move |name| {
+            CompletionCandidate::new(OsStr::new(&name).to_owned()).help(Some(path.clone().into()))
+        })
     };
-    devices.into_iter().map(candidate).collect()
+    devices.into_iter().flat_map(candidates).collect()
 }
 
 #[cfg(test)]
@@ -115,6 +124,8 @@ mod tests {
             "recover",
             "upgrade",
             "jobs",
+            "report",
+            "top",
         ] {
             let command = program.find_subcommand(name).unwrap();
             let first = command.get_positionals().next().unwrap();

@@ -183,7 +183,8 @@ pub(crate) struct Options {
     /// Logical block size: 512 or 4096 bytes [default: 4096; with a snapshot that of its device]
     #[arg(long, value_name = "BYTES")]
     block_size: Option<u32>,
-    /// Name of the device: zram and a number [default: the lowest that is free]
+    /// Name of the device: zram and a number, or a name of its own, of up to 32 letters, digits, - and _, beside the lowest number that
+    /// is free: every command knows it by both [default: that number alone]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Serve from this process, with no keeper, and log to stderr, until interrupted or removed

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{job, print_outcome};
+use super::{job, jobs, print_outcome};
 use crate::exit::{Failure, Result};
 
 /// Bring all of a clone that is still in its snapshot
@@ -15,10 +15,14 @@ use crate::exit::{Failure, Result};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  uzram hydrate zram0")]
+  uzram hydrate zram0
+  uzram hydrate zram0 --detach")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
+    /// Return at once, and let the device go on by itself: "uzram jobs" shows how far it is, and ends it
+    #[arg(long)]
+    detach: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -26,6 +30,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        if self.detach {
+            return jobs::detach(&self.name, &Request::Hydrate, self.json);
+        }
         let bytes = |pages: u64| human(pages * uzram::PAGE_SIZE as u64);
         let shows = std::io::stderr().is_terminal() && !self.json;
         let (mut pages, mut idle) = (0, 0);

@@ -22,10 +22,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Show what takes long on the devices, or end it
 ///
 /// A device does one such thing after the other: recompression, writeback, promotion, compaction, training, changes of size. A
-/// command for recompression, writeback or promotion that is interrupted ends its own; what was done by then stays.
+/// command for recompression, writeback or promotion that is interrupted ends its own; what was done by then stays. With --detach
+/// such a command ends at once, and the device goes on.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
+  uzram recompress zram0 --detach
   uzram jobs
   uzram jobs zram0 --cancel 3")]
 pub(crate) struct Args {
@@ -74,8 +76,8 @@ fn described((entry, job): &(&RunningDevice, Job)) -> Result<Value> {
 
 fn table(rows: &[(&RunningDevice, Job)]) -> String {
     let mut out = format!(
-        "{:8} {:>6} {:18} {:9} {:>10} {:>8} {:>8}\n",
-        "DEVICE", "NUMBER", "JOB", "STATE", "PAGES", "SECONDS", "PID"
+        "{:8} {:>6} {:18} {:8} {:>10} {:>5} {:>8} {:>8}\n",
+        "DEVICE", "NUMBER", "JOB", "STATE", "PAGES", "DONE", "SECONDS", "PID"
     );
     for (entry, job) in rows {
         let state = match (job.cancelled, job.begun) {
@@ -83,17 +85,47 @@ fn table(rows: &[(&RunningDevice, Job)]) -> String {
             (false, true) => "runs",
             (false, false) => "waits",
         };
+        let done = percent(job).map_or("-".into(), |percent| format!("{percent}%"));
+        let pid = match job.detached {
+            true => "detached".into(),
+            false => job.pid.to_string(),
+        };
         out += &format!(
-            "{:8} {:>6} {:18} {state:9} {:>10} {:>8} {:>8}\n",
+            "{:8} {:>6} {:18} {state:8} {:>10} {done:>5} {:>8} {pid:>8}\n",
             printable_line(&entry.record.name),
             job.number,
             printable_line(&job.op),
             job.pages,
             job.seconds,
-            job.pid
         );
     }
     out
+}
+
+/// How far a job is; `None` where that is not known. More pages than there were may have come meanwhile.
+fn percent(job: &Job) -> Option<u64> {
+    let all = Some(job.total_pages).filter(|all| job.begun && *all > 0)?;
+    Some(job.pages.saturating_mul(100) / all).map(|percent| percent.min(100))
+}
+
+/// Leaves what takes long to the device: says which job it is.
+pub(super) fn detach(name: &str, request: &Request, json: bool) -> Result {
+    let entry = sweep::swept_run_dir()?.find(name)?;
+    match client::ask_detached(&entry, request)? {
+        Response::Detached { number } => {
+            let device = &entry.record.name;
+            let value = json!({ "device": device, "number": number });
+            let words = format!("job {number} of {device}: uzram jobs {device}\n");
+            super::print_outcome(json, &value, words)
+        }
+        _ => {
+            exit::tell(format!(
+                "the server of {}, which is of an older version, could not be left alone with it, and has done it",
+                entry.record.name
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// Asks a device for what takes long. Meanwhile it says what that waits for, and on a terminal how far it has come.
@@ -137,9 +169,13 @@ fn progress(jobs: &[Job]) -> Option<(bool, String)> {
     let own = jobs.iter().find(|job| job.pid == std::process::id())?;
     let (op, pages, seconds) = (printable_line(&own.op), own.pages, own.seconds);
     if own.begun {
-        let pages = match pages {
-            0 => String::new(),
-            pages => format!("{pages} pages, "),
+        let pages = match (pages, percent(own)) {
+            (pages, Some(percent)) => {
+                let (bar, all) = (bar(percent), own.total_pages.max(pages));
+                format!("{bar} {percent}% {pages} of {all} pages, ")
+            }
+            (0, None) => String::new(),
+            (pages, None) => format!("{pages} pages, "),
         };
         let end = match ENDED_BY_INTERRUPTS.contains(&&*own.op) {
             true => "; an interrupt ends it",
@@ -152,14 +188,21 @@ fn progress(jobs: &[Job]) -> Option<(bool, String)> {
         true,
         match before {
             Some(job) => format!(
-                "waits for {}, which process {} asked for {} s ago: uzram jobs",
+                "waits for {}{}, which process {} asked for {} s ago: uzram jobs",
                 printable_line(&job.op),
+                percent(job).map_or_else(String::new, |percent| format!(" ({percent}% done)")),
                 job.pid,
                 job.seconds
             ),
             None => format!("{op} waits for its turn"),
         },
     ))
+}
+
+/// A bar of 20 characters.
+fn bar(percent: u64) -> String {
+    let full = (percent / 5).min(20) as usize;
+    format!("[{}{}]", "#".repeat(full), ".".repeat(20 - full))
 }
 
 #[cfg(test)]
@@ -192,6 +235,25 @@ mod tests {
         );
         let (waits, text) = said(&[own(true, 64)]).unwrap();
         assert!(!waits && text == "promote: 64 pages, 3 s; an interrupt ends it");
+        let half = Job {
+            total_pages: 128,
+            ..own(true, 64)
+        };
+        let (_, text) = said(std::slice::from_ref(&half)).unwrap();
+        let bar = "[##########..........] 50% 64 of 128 pages, 3 s";
+        assert_eq!(text, format!("promote: {bar}; an interrupt ends it"));
+        let (_, text) = said(&[Job { pid: 1, ..half }, own(false, 0)]).unwrap();
+        assert!(
+            text.starts_with("waits for promote (50% done), which process 1"),
+            "{text}"
+        );
+        // More pages may come than there were.
+        let (_, text) = said(&[Job {
+            total_pages: 10,
+            ..own(true, 64)
+        }])
+        .unwrap();
+        assert!(text.contains("100% 64 of 64 pages"), "{text}");
         let train = Job {
             op: "train".into(),
             ..own(true, 0)

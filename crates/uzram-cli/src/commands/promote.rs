@@ -3,7 +3,7 @@
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{Pages, job, print_json, print_outcome};
+use super::{Pages, job, jobs, print_json, print_outcome};
 use crate::exit::{Failure, Result};
 
 /// Bring a device's pages from its backing back into memory
@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Only the pages with these numbers, as FIRST-LAST or one number
     #[arg(long, value_name = "RANGE")]
     pages: Option<Pages>,
+    /// Return at once, and let the device go on by itself: "uzram jobs" shows how far it is, and ends it
+    #[arg(long)]
+    detach: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -30,6 +33,9 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let pages = self.pages.map(|pages| pages.0);
         let request = Request::Promote { pages };
+        if self.detach {
+            return jobs::detach(&self.name, &request, self.json);
+        }
         let report = job!(&self.name, &request, Response::Promoted(report) => report);
         let (pages, failed) = (report.pages, report.failed);
         let value = serde_json::json!({

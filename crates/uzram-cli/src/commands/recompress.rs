@@ -5,7 +5,7 @@ use uzram::RecompressReport;
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response};
 
-use super::{job, print_outcome};
+use super::{job, jobs, print_outcome};
 use crate::exit::Result;
 
 /// Compress what a device holds anew, with a denser algorithm
@@ -17,6 +17,7 @@ use crate::exit::Result;
 Examples:
   uzram set zram0 recomp_algorithm='zstd(level=9)'
   uzram recompress zram0 --dry-run
+  uzram recompress zram0 --detach && uzram jobs zram0
   uzram idle zram0; sleep 600; uzram recompress zram0 --kind idle
   uzram recompress zram0 --kind huge --max-pages 10000")]
 pub(crate) struct Args {
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Only say to how many pages it applies
     #[arg(long)]
     dry_run: bool,
+    /// Return at once, and let the device go on by itself: "uzram jobs" shows how far it is, and ends it
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -52,6 +56,9 @@ impl Args {
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
+        if self.detach {
+            return jobs::detach(&self.name, &request, self.json);
+        }
         let done = job!(&self.name, &request, Response::Recompressed(done) => done);
         print_outcome(self.json, &done, show(&done, self.dry_run))
     }

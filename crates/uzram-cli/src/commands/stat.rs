@@ -87,7 +87,7 @@ impl Args {
             format!(", {ratio:.3} x the compressed data")
         };
         let mut rows = vec![
-            ("name", printable_line(&record.name).into_owned()),
+            ("name", printable_line(&record.names()).into_owned()),
             ("path", printable_line(&record.path).into_owned()),
             (
                 "frontend",

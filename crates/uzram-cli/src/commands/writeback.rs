@@ -5,7 +5,7 @@ use uzram::{Ended, WritebackReport};
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{Pages, job, print_outcome};
+use super::{Pages, job, jobs, print_outcome};
 use crate::exit::{Failure, Result};
 use uzram_runtime::{client, sweep};
 
@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Only say to how many pages it applies
     #[arg(long)]
     dry_run: bool,
+    /// Return at once, and let the device go on by itself: "uzram jobs" shows how far it is, and ends it
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -50,6 +53,9 @@ impl Args {
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
+        if self.detach {
+            return jobs::detach(&self.name, &request, self.json);
+        }
         let name = self.name.clone();
         let done = job!(&self.name, &request, Response::WrittenBack(done) => done);
         print_outcome(self.json, &done, show(&done, self.dry_run))?;

@@ -46,6 +46,9 @@ struct JobFacts {
     op: String,
     since: Instant,
     pages: AtomicU64,
+    total_pages: AtomicU64,
+    /// Whether it goes on without the client, who is told so and no more.
+    detached: bool,
     cancelled: AtomicBool,
     /// Whether it ended for that.
     stopped: AtomicBool,
@@ -75,12 +78,14 @@ impl Conversation {
     }
 
     /// The same of a request that takes long.
-    pub(super) fn of_job(mut self, number: u64, op: String) -> Conversation {
+    pub(super) fn of_job(mut self, number: u64, op: String, detached: bool) -> Conversation {
         self.job = Some(JobFacts {
             number,
             op,
             since: Instant::now(),
             pages: AtomicU64::new(0),
+            total_pages: AtomicU64::new(0),
+            detached,
             cancelled: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
@@ -103,6 +108,8 @@ impl Conversation {
             begun,
             seconds: facts.since.elapsed().as_secs(),
             pages: facts.pages.load(Relaxed),
+            total_pages: facts.total_pages.load(Relaxed),
+            detached: facts.detached,
             pid: u32::try_from(pid).unwrap_or(0),
             cancelled: facts.cancelled.load(Relaxed),
         })
@@ -116,6 +123,21 @@ impl Conversation {
         };
         facts.cancelled.store(true, Relaxed);
         true
+    }
+
+    fn is_detached(&self) -> bool {
+        self.job.as_ref().is_some_and(|facts| facts.detached)
+    }
+
+    /// Tells the client that it goes on without him.
+    pub(super) fn let_go(&self) {
+        let number = self.job.as_ref().map_or(0, |facts| facts.number);
+        let line = to_line(&Response::Detached { number });
+        // No longer than a socket's buffer.
+        self.send(&mut Rest {
+            line: line.unwrap_or_default(),
+            sent: 0,
+        });
     }
 
     fn is_cancelled(&self) -> bool {
@@ -147,7 +169,7 @@ impl Conversation {
 
     /// Says how it goes, without waiting. Whether the client can be told more.
     pub(super) fn say(&self, progress: RequestProgress) -> bool {
-        if !self.progress {
+        if !self.progress || self.is_detached() {
             return true;
         }
         let Ok(line) = to_line(&progress) else {
@@ -177,6 +199,9 @@ impl Conversation {
     /// Whether the client waits no more. One that hears how it goes says so by closing its side; any other may do that
     /// when it has sent its request, and has to close the whole.
     fn is_gone(&self) -> bool {
+        if self.is_detached() {
+            return false;
+        }
         let gone = match self.progress {
             true => PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP,
             false => PollFlags::HUP | PollFlags::ERR,
@@ -232,9 +257,15 @@ impl Conversation {
                 "before its turn came: nothing was done",
             )));
         }
+        if let Some(facts) = &self.job {
+            facts
+                .total_pages
+                .store(handler.total_pages(&request), Relaxed);
+        }
         let stops = || self.is_gone() || self.is_cancelled();
         let result = match files.is_empty() {
             false => handler.handle_with_files(request.clone(), files, &stops),
+            true if self.is_detached() => self.handle_whole(&request, handler),
             true if self.job.is_some() => {
                 handler.handle_paced(request.clone(), &|pages| self.pace(pages))
             }
@@ -252,6 +283,38 @@ impl Conversation {
         rest
     }
 
+    /// Carries out all of a detached request: what clients ask for in slices is done slice by slice, until nothing is left, or no slice
+    /// gets on.
+    fn handle_whole(
+        &self,
+        request: &Request,
+        handler: &dyn Handler,
+    ) -> Result<Response, ControlError> {
+        /// Slices in a row that may come to nothing, since others may be at it.
+        const IDLE: u32 = 100;
+        let (mut moved, mut idle) = (0, 0);
+        loop {
+            let done = handler.handle_paced(request.clone(), &|pages| self.pace(pages))?;
+            let goes_on = match (&done, request) {
+                (Response::Compacted(slice), Request::Compact { max_bytes }) => {
+                    moved += slice.bytes_moved;
+                    !slice.finished && moved < *max_bytes
+                }
+                (Response::Hydrated(slice), _) => {
+                    idle = if slice.pages == 0 { idle + 1 } else { 0 };
+                    slice.left > 0 && idle <= IDLE
+                }
+                _ => false,
+            };
+            if !goes_on {
+                return Ok(done);
+            }
+            if self.is_cancelled() {
+                return Err(cancelled("in the middle: what it has done stays"));
+            }
+        }
+    }
+
     /// Answers with an error.
     pub(super) fn refuse(&self, error: ControlError) {
         let peer = self.peer;
@@ -263,7 +326,12 @@ impl Conversation {
 
     fn reply(&self, answer: &Response) -> Option<Rest> {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = *stage == Stage::Begun;
         *stage = Stage::Answered;
+        if begun && self.is_detached() {
+            // Nobody listens. What came of it is in the log.
+            return None;
+        }
         let mut rest = Rest {
             line: to_line(answer).unwrap_or_default(),
             sent: 0,

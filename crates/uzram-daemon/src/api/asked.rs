@@ -84,9 +84,14 @@ impl Asked {
         if !self.route.body.is_empty() && body.is_empty() && streamed.is_none() {
             return Err(Body::new(Errno::INVAL, "the request has no body"));
         }
+        let mut names = self.names.clone();
+        if let Some(name) = names.first_mut() {
+            // The first in a path is a device's, and it may have been made with a name of its own.
+            *name = devices.resolve(std::mem::take(name));
+        }
         (self.route.handle)(&Call {
             devices,
-            names: &self.names,
+            names: &names,
             query: &self.query,
             body: &body,
             streamed: Cell::new(streamed),

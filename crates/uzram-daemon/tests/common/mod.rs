@@ -13,8 +13,8 @@ use uzram_control::stat::Stat;
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{
-    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, MeasuredDevice, Metrics,
-    SnapshotOptions, bind, serve,
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, HistoryAnswer, HistoryPoint, Limits,
+    MeasuredDevice, Metrics, SnapshotOptions, bind, serve,
 };
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -177,6 +177,20 @@ impl Devices for Fake {
         *self.restored.lock().unwrap() = (read, failed);
         ended.map_err(|_| error(Errno::IO))?;
         self.create(&spec, None)
+    }
+
+    fn history(&self, name: &str) -> Result<HistoryAnswer, ControlError> {
+        self.describe(Some(name))?;
+        Ok(HistoryAnswer {
+            name: name.into(),
+            identity: IDENTITY.into(),
+            intervals_seconds: vec![10],
+            points: vec![HistoryPoint {
+                at_seconds: 1,
+                memory_bytes: 4096,
+                ..HistoryPoint::default()
+            }],
+        })
     }
 
     fn metrics(&self) -> Result<Metrics, ControlError> {

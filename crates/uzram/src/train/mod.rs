@@ -17,6 +17,7 @@ use uzram_compress::{DictionaryForm, DictionarySpec, dictionary};
 
 use compare::Verdict;
 pub use compare::{pays, pays_unasked};
+pub(crate) use sample::sample_each;
 
 use crate::apis::JobsApi;
 use crate::codec::{Codec, Generation, PRIORITIES};

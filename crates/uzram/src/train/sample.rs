@@ -1,6 +1,7 @@
 //! Samples a device: random pages among those that compression matters to, read as any reader would, but without
 //! counting.
 
+use std::ops::ControlFlow;
 use std::time::{Instant, SystemTime};
 
 use uzram_pool::{current_cpu, undumped_vec};
@@ -37,20 +38,37 @@ pub(super) fn sample(
     deadline: Instant,
     suits: impl Fn(Content) -> bool,
 ) -> Vec<[u8; PAGE_SIZE]> {
-    let runs: Vec<(u64, u64)> = device.table.resident().collect();
-    let total: u64 = runs.iter().map(|(_, count)| count).sum();
+    let total: u64 = device.table.resident().map(|(_, count)| count).sum();
     // In one piece, which goes back to the system as a whole.
     let mut pages = undumped_vec(wanted.min(total as usize));
+    // No more than there is room for, whatever comes meanwhile: what grows is copied, and dumped.
+    let room = pages.capacity().min(wanted);
+    sample_each(device, room, deadline, suits, |_, _, bytes| {
+        pages.push(*bytes);
+        ControlFlow::Continue(())
+    });
+    pages
+}
+
+/// The same without keeping them: `visit` is given each page's number, what it was found to be, and its bytes, and may end it.
+pub(crate) fn sample_each(
+    device: &Device,
+    wanted: usize,
+    deadline: Instant,
+    suits: impl Fn(Content) -> bool,
+    mut visit: impl FnMut(u64, Content, &[u8; PAGE_SIZE]) -> ControlFlow<()>,
+) {
+    let runs: Vec<(u64, u64)> = device.table.resident().collect();
+    let total: u64 = runs.iter().map(|(_, count)| count).sum();
     if total == 0 {
-        return pages;
+        return;
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let mut random = SampleRandom(now.map_or(1, |t| t.as_nanos() as u64) | 1);
     let mut seen = std::collections::HashSet::new();
+    let mut visited = 0;
     for (looks, number) in order(total, wanted as u64, &mut random).enumerate() {
-        if pages.len() == wanted
-            || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline
-        {
+        if visited == wanted || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline {
             break;
         }
         let Some(page) = slot_at(&runs, number).filter(|page| *page < device.table.pages()) else {
@@ -67,10 +85,12 @@ pub(super) fn sample(
         let read = device.read_page(page, &mut bytes, &mut contexts);
         drop(contexts);
         if read.is_ok() {
-            pages.push(bytes);
+            visited += 1;
+            if visit(page, content, &bytes).is_break() {
+                return;
+            }
         }
     }
-    pages
 }
 
 /// Numbers below `total` in a random order.

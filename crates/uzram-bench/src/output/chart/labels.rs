@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::look::Look;
 use super::Series;
+use uzram_palette::Look;
 
 /// Height of a text in pixels.
 pub(super) const SIZE: i32 = 13;

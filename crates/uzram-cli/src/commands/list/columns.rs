@@ -8,6 +8,8 @@ use uzram_blockdev::Users;
 
 use crate::exit::Result;
 
+/// The column of names of devices' own.
+pub(super) const ALIAS: &str = "ALIAS";
 /// The column for which all servers look at all pages.
 pub(super) const IDLE_PAGES: &str = "IDLE-PAGES";
 
@@ -65,6 +67,7 @@ macro_rules! columns {
 /// zramctl's columns in zramctl's order, and what it lacks.
 pub(super) const COLUMNS: &[Column] = columns! {
     usual "NAME": Known(|r| text(&r.entry.record.name)), "the device's name";
+    usual ALIAS: Known(|r| text(&r.entry.record.alias)), "the name of its own that it was made with; unasked for only where one has it";
     usual "PATH": Known(|r| text(&r.entry.record.path)), "its node, or the URI of its socket";
     usual "ALGORITHM": Asked(|_, s| text(&s.algorithm)), "the compression algorithm";
     usual "DISKSIZE": Asked(|_, s| Bytes(s.disksize)), "the size of the disk";
@@ -131,6 +134,7 @@ impl DeviceRow {
         let record = uzram_control::DeviceRecord {
             version: 1,
             name: String::new(),
+            alias: String::new(),
             pid: 0,
             frontend: String::new(),
             path: String::new(),

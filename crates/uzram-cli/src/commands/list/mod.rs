@@ -16,7 +16,7 @@ use uzram_spec::printable_line;
 
 use super::{print, print_json, to_value};
 use crate::exit::{self, Failure, Result};
-use columns::{COLUMNS, CellOf, CellValue, Column, DeviceRow, IDLE_PAGES};
+use columns::{ALIAS, COLUMNS, CellOf, CellValue, Column, DeviceRow, IDLE_PAGES};
 
 pub(super) use columns::ratio;
 
@@ -151,7 +151,7 @@ impl Args {
         if let Some(done) = self.zramctl.run(&self.devices) {
             return done;
         }
-        let columns = self.columns()?;
+        let mut columns = self.columns()?;
         let run = sweep::swept_run_dir()?;
         let entries = super::all_or(&run, self.devices.is_empty(), &self.devices)?;
         let entries: Vec<RunningDevice> = entries.into_iter().collect::<Result<_>>()?;
@@ -177,6 +177,15 @@ impl Args {
                 idle: None,
             })
             .collect();
+        // Where nobody asked for it, it is there for those that have one.
+        let asked = self.output_all
+            || self
+                .output
+                .as_ref()
+                .is_some_and(|list| !list.starts_with('+'));
+        if !asked && rows.iter().all(|row| row.entry.record.alias.is_empty()) {
+            columns.retain(|column| column.name != ALIAS);
+        }
         if columns.iter().any(|column| column.name == IDLE_PAGES) {
             count_idle(&mut rows);
         }
