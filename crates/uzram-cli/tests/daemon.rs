@@ -484,7 +484,7 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
     }
     daemon.terminate();
     let left = sh(&format!("ls -A {}", bench.run_dir().display()));
-    assert_eq!(left, ".lock\nuzramd.json\n");
+    assert_eq!(left, ".lock\nhistory.json\nuzramd.json\n");
     assert!(!sh("losetup -a").contains(bench.run_dir().to_str().unwrap()));
 }
 
@@ -995,6 +995,16 @@ fn what_two_sections_share_is_found_by_a_check() {
             "listen: unix:/tmp/no-such.sock is that of",
         ),
         (
+            format!("{nbd}\"unix:/tmp/no-such.sock\""),
+            format!("{nbd}\"unix:/tmp/.//no-such.sock\""),
+            "listen: unix:/tmp/no-such.sock is that of",
+        ),
+        (
+            "backing = \"/tmp/no-such,16M\"".into(),
+            "backing = \"/tmp/no-such,32M\"".into(),
+            "backing: it is that of",
+        ),
+        (
             "frontend = \"fuse-loop\"\nnumber = 77".into(),
             "number = 77".into(),
             "number: 77 is that of",
@@ -1191,6 +1201,18 @@ fn mounts_are_made_in_order_and_as_they_were_asked_for() {
     assert_eq!(
         daemon.json("/v1/control/devices").as_array().unwrap().len(),
         4
+    );
+    // Another device in the place of one that runs would hide what is there.
+    let config = bench.path("other.toml");
+    let other = device("zram9", &format!("mount-point = \"{at}//b/\""));
+    std::fs::write(&config, other).unwrap();
+    let said = bench.fails(
+        3,
+        &["daemon", "--check", "--config", config.to_str().unwrap()],
+    );
+    assert!(
+        said.contains("zram9") && said.contains("is already that of zram2"),
+        "{said}"
     );
     sh(&format!("umount {at}/b/c {at}/b {at}"));
 }

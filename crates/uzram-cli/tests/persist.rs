@@ -267,7 +267,27 @@ fn damage_is_said_and_nothing_is_made_empty_unasked() {
         host.lose(daemon);
     }
 
-    fs::write(host.file(), good).unwrap();
+    fs::write(host.file(), &good).unwrap();
+    // Where nobody knows whether it is saved, or where, it is neither made nor saved.
+    for daemon in ["persist = \"true\"", "persist_dir = 5", "persist = tru"] {
+        let section = "[[device]]\nname = \"zram4\"\n";
+        let dir = match daemon.starts_with("persist_dir") {
+            // What the device says itself is known.
+            true => "persist = true".into(),
+            false => format!("persist-dir = \"{}\"", host.dir().display()),
+        };
+        let text = format!("[daemon]\n{daemon}\n\n{section}{dir}\n{NBD}\n");
+        fs::write(host.bench.path("uzram.toml"), text).unwrap();
+        let (started, said) = host.start();
+        assert!(
+            said.contains("of [daemon] cannot be read"),
+            "{daemon}: {said}"
+        );
+        assert!(!host.has_device(), "{daemon}: {said}");
+        started.terminate();
+        assert_eq!(fs::read(host.file()).unwrap(), good);
+    }
+    host.configure(NBD);
     let (daemon, _) = host.start();
     let noise = host.bench.path("noise");
     let uri = host.path_of_device();

@@ -227,6 +227,10 @@ fn partitions_are_part_of_the_device_and_go_with_it() {
         said.contains(&format!("({part}, on {})", disk.node)),
         "{said}"
     );
+    // They go with the table.
+    disk.bench.uzram(&["reset", "zram0"]);
+    assert!(!Path::new(&part).exists(), "{part} is left by a reset");
+    partition(&disk.node, 128 << 20);
     disk.remove();
     assert!(!Path::new(&part).exists(), "{part} is left");
 
@@ -774,6 +778,57 @@ fn the_warning_names_what_is_swapped_on() {
     disk.log_says(at, "is not used as swap any more");
     disk.umount();
     disk.remove();
+}
+
+/// The loop device goes first, so that who only looks at the mount behind it must not keep half of the device.
+#[test]
+fn who_stands_in_the_private_mount_keeps_no_half_of_a_device() {
+    needs!(&["losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let (user, _) = Running::start(&format!(
+        "cd {}/mnt-*; echo there; exec sleep 600",
+        disk.bench.run_dir().join("zram0").display()
+    ));
+    disk.bench.uzram(&["upgrade", "zram0"]);
+    disk.bench.uzram(&["remove", "zram0"]);
+    drop(user);
+    disk.bench.assert_clean();
+}
+
+/// What others put into a device's directory is in the way of a removal, which says so before it begins.
+#[test]
+fn what_others_put_into_the_directory_is_named() {
+    let bench = Bench::new();
+    bench.create(&["--size=16M", "--frontend=nbd"]);
+    let dir = bench.run_dir().join("zram0");
+    let pid = bench.count("zram0", "pid");
+    std::fs::create_dir_all(dir.join("x/y")).unwrap();
+    for args in [&["remove", "zram0"][..], &["remove", "--force", "zram0"]] {
+        let said = bench.fails(1, args);
+        assert!(said.contains("zram0/x is in the way"), "{said}");
+        assert_eq!(bench.count("zram0", "pid"), pid, "after a refusal");
+    }
+    std::fs::remove_dir_all(dir.join("x")).unwrap();
+    bench.remove_last("zram0");
+    // A directory with such a name that no device ever had is nobody's to clear.
+    let theirs = bench.run_dir().join("zram7");
+    std::fs::create_dir_all(theirs.join("sub")).unwrap();
+    std::fs::write(theirs.join("notes.txt"), "mine").unwrap();
+    for args in [&["list"][..], &["remove", "--all"]] {
+        bench.output(args);
+    }
+    bench.create(&["--size=16M", "--frontend=nbd"]);
+    bench.uzram(&["remove", "zram0"]);
+    assert_eq!(
+        std::fs::read_to_string(theirs.join("notes.txt")).unwrap(),
+        "mine"
+    );
+    assert_eq!(
+        std::fs::read_dir(&theirs).unwrap().count(),
+        2,
+        "a lock was left"
+    );
+    std::fs::remove_dir_all(&theirs).unwrap();
 }
 
 /// Maps or opens the node and lets it go in a way that no descriptor shows.

@@ -35,7 +35,7 @@ pub use protocol::{
 };
 pub use rundir::{
     Claim, DeviceRecord, Error, KEEPER_SOCKET, MAX_RECORD, RunDir, RunningDevice, SERVER_SOCKET,
-    Swept,
+    SPEC, Swept,
 };
 pub use server::{ControlServer, Handler};
 pub use uzram_spec::{check_name, number, size};

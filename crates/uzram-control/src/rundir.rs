@@ -26,6 +26,10 @@ pub(crate) const RECORD: &str = "device.json";
 pub(crate) const LOCK: &str = "lock";
 /// File with the name of its own that a device was made with.
 const ALIAS: &str = "alias";
+/// The file with a device's description.
+pub const SPEC: &str = "spec.json";
+/// What a device's directory may have before that.
+const NEW: &[&str] = &[LOCK, ALIAS, "log", "log.old"];
 /// Longest record or description that is read, in bytes.
 pub const MAX_RECORD: u64 = 64 << 10;
 /// File name of the server's control socket in the device's directory.
@@ -449,6 +453,9 @@ impl RunDir {
         for name in names {
             // Not there: it went while we looked. Held: it lives.
             let Ok(dir) = all.dir(&name) else { continue };
+            if !is_device(&dir) {
+                continue;
+            }
             let Ok(Some(lock)) = try_lock(&dir) else {
                 continue;
             };
@@ -597,6 +604,20 @@ impl Claim {
         write().map_err(Error::at("writing", &self.file(RECORD)))
     }
 
+    /// What somebody has put into the directory that no removal will delete: a directory with something in it, or on which
+    /// something is mounted, that is not one of `own`.
+    pub fn obstacle(&self, own: impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let names = self.held.names().ok()?;
+        let paths = names.into_iter().map(|name| (self.dir.join(&name), name));
+        let mut dirs = paths.filter(|(path, name)| {
+            !name.to_str().is_some_and(&own)
+                && path.symlink_metadata().is_ok_and(|found| found.is_dir())
+        });
+        let is_empty = |path: &Path| path.read_dir().is_ok_and(|mut all| all.next().is_none());
+        let found = dirs.find(|(path, _)| !is_empty(path) || is_other_device(path, &self.dir));
+        found.map(|(path, _)| path)
+    }
+
     /// Removes the directory; the name is free again.
     pub fn release(&self) -> Result<(), Error> {
         let parent = self.dir.parent().unwrap_or(Path::new("/"));
@@ -610,6 +631,13 @@ impl Claim {
         let removed = remove_device(&all, &self.held, &self.name);
         removed.map_err(Error::at("removing", &self.dir))
     }
+}
+
+/// Whether a path is on another file system than its directory.
+fn is_other_device(path: &Path, dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |of: &Path| of.symlink_metadata().map(|found| found.dev()).ok();
+    device(path) != device(dir)
 }
 
 /// How often a directory is emptied anew that somebody has put something into meanwhile.
@@ -643,6 +671,20 @@ fn empty(dir: &PrivateDir) -> io::Result<()> {
         }
     }
     last.into_iter().try_for_each(remove)
+}
+
+/// Whether a directory is, or was, a device's: somebody may have one of such a name with files of his own. A device's has the
+/// lock from the first moment on, and soon a description or a record.
+fn is_device(dir: &PrivateDir) -> bool {
+    let Ok(names) = dir.names() else { return false };
+    let has = |name: &str| names.iter().any(|there| there == name);
+    let is_new = || {
+        names
+            .iter()
+            .all(|there| NEW.iter().any(|name| there == name))
+    };
+    let begun = [RECORD, SPEC, SERVER_SOCKET, KEEPER_SOCKET];
+    names.is_empty() || has(LOCK) && (begun.into_iter().any(has) || is_new())
 }
 
 /// `None` if somebody else holds it.

@@ -29,6 +29,7 @@
 //! Reading it never fails as a whole: what is wrong is a list of problems, each of which keeps its own entry from being
 //! used, and no other.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -77,7 +78,13 @@ pub struct DaemonSettings {
     pub persist: bool,
     /// Where to.
     pub persist_dir: PathBuf,
+    /// Which of the two stand there and could not be read. What is saved of a device that goes by them is not known, then.
+    #[serde(skip)]
+    pub(crate) unread: BTreeSet<&'static str>,
 }
+
+/// Settings by which devices are saved.
+const OF_SAVING: [&str; 2] = ["persist", "persist_dir"];
 
 /// The most bytes of a configuration.
 const MOST_BYTES: u64 = 1 << 20;
@@ -92,6 +99,7 @@ impl Default for DaemonSettings {
             zram_generator: false,
             persist: false,
             persist_dir: "/var/lib/uzram".into(),
+            unread: BTreeSet::new(),
         }
     }
 }
@@ -119,16 +127,23 @@ impl DaemonSettings {
     fn read(origin: &Origin, section: &Value, problems: &mut Vec<Problem>) -> DaemonSettings {
         let Value::Object(entries) = section else {
             problems.push(origin.usage("a table"));
-            return DaemonSettings::default();
+            return DaemonSettings {
+                unread: OF_SAVING.into(),
+                ..DaemonSettings::default()
+            };
         };
-        let mut good = entries.clone();
+        let (mut good, mut unread) = (entries.clone(), BTreeSet::new());
         for (key, value) in entries {
             if let Err(message) = DaemonSettings::one(key, value) {
                 problems.push(origin.usage(format!("{key}: {message}")));
                 good.remove(key);
+                unread.extend(OF_SAVING.into_iter().filter(|of| of == key));
             }
         }
-        DaemonSettings::deserialize(Value::Object(good)).unwrap_or_default()
+        DaemonSettings {
+            unread,
+            ..DaemonSettings::deserialize(Value::Object(good)).unwrap_or_default()
+        }
     }
 }
 
@@ -179,8 +194,10 @@ impl DaemonConfig {
                     }
                     ("daemon", section) => {
                         settled = true;
+                        let unread = std::mem::take(&mut config.daemon.unread);
                         config.daemon =
                             DaemonSettings::read(&origin, &section, &mut config.problems);
+                        config.daemon.unread.extend(unread);
                     }
                     ("device", Value::Array(devices)) => {
                         for (index, device) in devices.into_iter().enumerate() {
@@ -230,6 +247,9 @@ impl DaemonConfig {
                     let before = piece.text.get(..at).unwrap_or_default();
                     let line = piece.line + before.matches('\n').count();
                     let section = piece.label(devices);
+                    if piece.header() == "daemon" {
+                        self.daemon.unread.extend(OF_SAVING);
+                    }
                     let message = format!("line {line}: {}", error.message());
                     self.problems
                         .push(Origin::new(path, section).usage(message));

@@ -20,6 +20,7 @@ use uzram_runtime::{client, snapshot_files};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result, SnapshotSource};
 
 use crate::api::CreateAnswer;
+use crate::config::DaemonSettings;
 
 /// Between two attempts to bring what of a clone others are bringing.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -48,6 +49,17 @@ impl Persist {
             wanted: Some(false),
             ..Persist::default()
         }
+    }
+
+    /// Which of the daemon's settings counts for it that could not be read.
+    pub(crate) fn unread(&self, settings: &DaemonSettings) -> Option<&'static str> {
+        let can_be_saved = self.source.is_some() && self.wanted != Some(false);
+        let counts = |key: &str| match key {
+            "persist" => self.wanted.is_none(),
+            _ => self.dir.is_none(),
+        };
+        let mut unread = settings.unread.iter().copied();
+        unread.find(|key| can_be_saved && counts(key))
     }
 
     /// Where the device of this name is saved; `None` if it is not. The daemon's settings say what counts where this says

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use uzram_blockdev::Survey;
 use uzram_control::{RunDir, number};
+use uzram_runtime::users;
 use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::api::{CreateAnswer, Devices};
@@ -124,12 +126,24 @@ impl Wanted {
                 let message = format!("mount-point: {at} is in {other} already");
                 return Some(Failure::usage(message));
             }
+            if let (Some(backing), Some(same)) = (&device.spec.backing, &other.spec.backing)
+                && (&backing.path, &backing.remote) == (&same.path, &same.remote)
+            {
+                let message = format!("backing: it is that of {} already", other.origin);
+                return Some(Failure::usage(message));
+            }
             let claim =
                 uzram_runtime::frontends::common_claim(&device.spec.frontend, &other.spec.frontend);
             if let Some((option, what)) = claim {
                 let message = format!("{option}: {what} is that of {} already", other.origin);
                 return Some(Failure::usage(message));
             }
+        }
+        if let Some(key) = device.persist.unread(&self.settings) {
+            let message = format!(
+                "{key} of [daemon] cannot be read, so that nobody knows what was saved of it: it is neither made nor saved"
+            );
+            return Some(Failure::usage(message));
         }
         if to_save {
             return None;
@@ -139,6 +153,9 @@ impl Wanted {
         // One that is there has shown that it can be.
         if run.find(name).is_ok() {
             return saved.err();
+        }
+        if let Some(failure) = is_mounted(device, run) {
+            return Some(failure);
         }
         let checked = match &place {
             Some(place) => place.check(&device.spec),
@@ -163,6 +180,22 @@ impl Wanted {
             set_up(daemon, device, device.place(&self.settings).as_ref());
         }
     }
+}
+
+/// Refuses a mount point at which another device is mounted: what is there would be hidden.
+fn is_mounted(device: &NewDevice, run: &RunDir) -> Option<Failure> {
+    let at = mount_point(device)?;
+    let there = run.devices().ok().filter(|all| !all.is_empty())?;
+    let survey = Survey::new();
+    let text = at.display().to_string();
+    let mut there = there.iter();
+    let other = there.find(|entry| {
+        let mounts = users::mounts(&survey, entry);
+        mounts.mount_points(true).contains(&text)
+    })?;
+    let name = &other.record.name;
+    let message = format!("mount-point: {text} is already that of {name}, which runs");
+    Some(Failure::busy(message))
 }
 
 /// Whether a device has its number by its name. Any other takes what is free.

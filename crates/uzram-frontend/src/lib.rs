@@ -153,6 +153,11 @@ pub trait Frontend: Sync {
         Vec::new()
     }
 
+    /// Whether it makes directories of this name in a device's directory.
+    fn makes_directory(&self, _name: &str) -> bool {
+        false
+    }
+
     /// What only one device at a time can have of what these options name, each with the option that names it.
     fn claims(&self, spec: &FrontendSpec) -> Vec<(&'static str, String)> {
         let number = spec.integer(NUMBER.name);

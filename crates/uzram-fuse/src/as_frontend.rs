@@ -164,6 +164,10 @@ impl Frontend for FuseLoopFrontend {
         })
     }
 
+    fn makes_directory(&self, name: &str) -> bool {
+        crate::stale::is_mount_dir(name)
+    }
+
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
         crate::clear_stale(dir).map_err(|error| error.to_string())
     }

@@ -376,7 +376,10 @@ impl Mounted {
             let ended = self.session.umount_and_join().or_else(|error| {
                 // Where the connection was cut, how the session's threads ended says nothing of the mount.
                 if is_mount_point(&dir) {
-                    return Err(error);
+                    // The loop device is detached: nobody uses the disk. Who stands in the directory, or has its file open, is
+                    // no reason to leave a node without a disk behind.
+                    tracing::info!(%error, "somebody looks at the private mount, which goes with him");
+                    return Ok(rustix::mount::unmount(&dir, UnmountFlags::DETACH)?);
                 }
                 tracing::info!(%error, "the FUSE session had ended before its mount");
                 Ok(())

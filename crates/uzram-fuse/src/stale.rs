@@ -39,14 +39,18 @@ pub fn new_mount_dir(dir: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
+/// Whether servers mount at directories of this name.
+pub(crate) fn is_mount_dir(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 /// The directories that servers of a device mounted at. Looks at none, since its server may be dead.
 fn mount_dirs(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
         .filter(|entry| {
-            let name = entry.file_name();
-            let name = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-            name.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            entry.file_name().to_str().is_some_and(is_mount_dir)
                 && entry.file_type().is_ok_and(|kind| kind.is_dir())
         })
         .map(|entry| entry.path())

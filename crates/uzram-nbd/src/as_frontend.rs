@@ -428,6 +428,11 @@ impl Frontend for NbdFrontend {
         match given(spec) {
             // A free port, whichever.
             Some(Listen::Tcp(address)) if address.port() == 0 => Vec::new(),
+            // However its path is written.
+            Some(Listen::Unix(path)) => {
+                let path: PathBuf = path.components().collect();
+                vec![(LISTEN.name, Listen::Unix(path).to_string())]
+            }
             Some(listen) => vec![(LISTEN.name, listen.to_string())],
             None => Vec::new(),
         }

@@ -11,7 +11,7 @@ use uzram_spec::{DeviceSpec, Failure, Result};
 use crate::swap;
 
 /// File name of the description in the device's directory.
-const FILE: &str = "spec.json";
+const FILE: &str = uzram_control::SPEC;
 
 /// Path of the description of the device with that directory; `inherited` is the descriptor of a swap device's.
 pub(crate) fn path(dir: &Path, inherited: Option<i32>) -> PathBuf {

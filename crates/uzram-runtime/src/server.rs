@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uzram::{Access, Agent, CutOptions, Device, Fetchers};
+use uzram_blockdev::delete_partitions;
 use uzram_control::{
     Claim, ControlError, ControlServer, DeviceRecord, Handler, KEEPER_SOCKET, Request, Response,
     RunDir, SERVER_SOCKET,
@@ -515,6 +516,19 @@ impl Served {
         }
     }
 
+    /// Refuses to go where the directory could not: the keeper would take that for a death.
+    fn check_directory(&self) -> Result {
+        let own = |name: &str| frontends::all().iter().any(|f| f.makes_directory(name));
+        let in_the_way = Claim::adopt(&self.dir)?.obstacle(own);
+        in_the_way.map_or(Ok(()), |path| {
+            let message = format!(
+                "{} is in the way: nothing of others is deleted, and nothing has changed",
+                path.display()
+            );
+            Err(Failure::failed(message).with_hint("remove or unmount it first"))
+        })
+    }
+
     fn remove(&self) -> Result {
         self.front().remove()?;
         self.retire();
@@ -632,10 +646,16 @@ impl Handler for Served {
             Request::Reset => {
                 // As the kernel's: not under anybody's feet.
                 let front = self.front();
-                let _held = front.hold_idle().map_err(refused)?;
-                return self.carry_out(&request);
+                let held = front.hold_idle().map_err(refused)?;
+                let answer = self.carry_out(&request)?;
+                if let Some(node) = &held {
+                    // Their table is gone, and they would reach into what is written next.
+                    delete_partitions(node, Path::new(&front.path()));
+                }
+                return Ok(answer);
             }
             Request::Remove => {
+                self.check_directory().map_err(refused)?;
                 let mut front = self.front();
                 front.remove().map_err(refused)?;
                 let mut what = front.left();
@@ -646,6 +666,7 @@ impl Handler for Served {
                 }
             }
             Request::RemoveByForce => {
+                self.check_directory().map_err(refused)?;
                 let mut front = self.front();
                 let mut what = front.remove_by_force().map_err(refused)?;
                 what.extend(front.left());

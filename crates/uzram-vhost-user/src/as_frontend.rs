@@ -79,9 +79,10 @@ impl Frontend for VhostUserFrontend {
     }
 
     fn claims(&self, spec: &FrontendSpec) -> Vec<(&'static str, String)> {
-        let listen = spec.text(LISTEN.name);
-        listen
-            .map(|listen| (LISTEN.name, listen.to_owned()))
+        // However its path is written.
+        let path = spec.text(LISTEN.name).and_then(unix_path);
+        let path = path.map(|path| path.components().collect::<PathBuf>());
+        path.map(|path| (LISTEN.name, format!("unix:{}", path.display())))
             .into_iter()
             .collect()
     }
