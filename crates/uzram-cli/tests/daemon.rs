@@ -484,7 +484,7 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
     }
     daemon.terminate();
     let left = sh(&format!("ls -A {}", bench.run_dir().display()));
-    assert_eq!(left, ".lock\nuzramd.json\n");
+    assert_eq!(left, ".lock\nhistory.json\nuzramd.json\n");
     assert!(!sh("losetup -a").contains(bench.run_dir().to_str().unwrap()));
 }
 
