@@ -842,6 +842,37 @@ fn a_new_device_is_held_at_once() {
     }
 }
 
+/// Whoever makes a device hears that it is less safe than it looks.
+#[test]
+fn a_device_that_cannot_be_held_is_told_of() {
+    needs!(&["prlimit"]);
+    let bench = Bench::new();
+    let (log, path) = logged(&bench);
+    let daemon = Daemon::start_as(&bench, "", |command| command.stderr(log));
+    let pid = daemon.process.id();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count();
+    let mut told = 0;
+    for limit in open + 3..open + 16 {
+        sh(&format!("prlimit --pid {pid} --nofile={limit}:4096"));
+        let output = bench.output(&["create", "--size=1M", "--frontend=nbd"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_told = said.contains("cannot hold the memory of");
+        assert!(output.status.success() || !is_told, "{said}");
+        told += usize::from(is_told);
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        text.matches("its memory is not held").count(),
+        told,
+        "{text}"
+    );
+    assert!(told > 0, "{text}");
+    sh(&format!("prlimit --pid {pid} --nofile=4096:4096"));
+    bench.uzram(&["remove", "--all"]);
+}
+
 /// It holds nothing of what is made without it.
 #[test]
 fn a_daemon_that_stands_still_is_gone_past_with_a_word() {

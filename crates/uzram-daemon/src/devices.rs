@@ -49,6 +49,13 @@ impl HeldView {
         self.holder.hold_new();
         self.local.sync();
         let uzram_runtime::Created { name, path } = created;
+        let mut notes = notes.to_vec();
+        if let Some(why) = self.holder.unheld(&name) {
+            notes.push(format!(
+                "uzramd cannot hold the memory of {name}: {why}; its contents are lost if server and keeper die at once (if uzramd has too few open \
+                 files, LimitNOFILE= of its unit gives more)"
+            ));
+        }
         Ok(CreateAnswer {
             identity: self.local.run.find(&name)?.record.identity,
             name,

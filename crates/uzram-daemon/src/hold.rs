@@ -11,7 +11,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use uzram_control::{Claim, RunDir};
 use uzram_runtime::process::{alone_to_spawn, pidfd, wait_for_end_within};
 use uzram_runtime::restart_keeper;
-use uzram_spec::{Failure, Result};
+use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::notify;
 
@@ -57,6 +57,14 @@ impl SharedHolder {
         self.holder().hold_new(&self.run);
     }
 
+    /// Why the memory of a device is not held, if that is so, and is not so by design.
+    pub(crate) fn unheld(&self, name: &str) -> Option<String> {
+        let holder = self.holder();
+        let mut refused = holder.refused.iter().rev();
+        let of = refused.find(|of| of.name == name)?;
+        of.why.clone().filter(|_| !holder.held.contains_key(name))
+    }
+
     /// How many devices are held.
     pub(crate) fn len(&self) -> usize {
         self.holder().held.len()
@@ -68,7 +76,15 @@ impl SharedHolder {
 struct Holder {
     held: BTreeMap<String, Held>,
     /// Devices whose memory could not be had: said once.
-    refused: Vec<(String, u32)>,
+    refused: Vec<Unheld>,
+}
+
+/// A device whose memory could not be had.
+struct Unheld {
+    name: String,
+    keeper: u32,
+    /// In words; `None` for swap, of which that is known.
+    why: Option<String>,
 }
 
 impl Holder {
@@ -114,10 +130,10 @@ impl Holder {
         self.let_go();
         for entry in run.devices().unwrap_or_default() {
             let record = &entry.record;
-            let seen = (record.name.clone(), record.keeper);
+            let is_it = |of: &Unheld| (&of.name, of.keeper) == (&record.name, record.keeper);
             if record.keeper == 0
                 || self.held.contains_key(&record.name)
-                || self.refused.contains(&seen)
+                || self.refused.iter().any(is_it)
             {
                 continue;
             }
@@ -132,7 +148,12 @@ impl Holder {
                     // It may be on its way out, or only just there: then the next look will tell.
                     if is_alive(record.keeper) {
                         tracing::warn!(name = record.name, "its memory is not held: {failure}");
-                        self.refused.push(seen);
+                        let is_known = failure.kind == FailureKind::Impossible;
+                        self.refused.push(Unheld {
+                            name: record.name.clone(),
+                            keeper: record.keeper,
+                            why: (!is_known).then(|| failure.to_string()),
+                        });
                     }
                 }
             }
@@ -231,12 +252,15 @@ fn hold(dir: &Path, keeper: u32) -> Result<Held> {
         *place = Some(copy.map_err(std::io::Error::from)?);
     }
     let claim = Claim::adopt(dir)?;
-    let missing = |what: &str| Failure::failed(format!("its keeper has no {what}"));
+    let of_swap = || {
+        Failure::impossible(
+            "its keeper has no memory file that may be held (those of swap have none)",
+        )
+    };
     Ok(Held {
         claim,
-        image: image
-            .ok_or_else(|| missing("memory file that may be held (those of swap have none)"))?,
-        lock: lock.ok_or_else(|| missing("lock"))?,
+        image: image.ok_or_else(of_swap)?,
+        lock: lock.ok_or_else(|| Failure::failed("its keeper has no lock"))?,
         dead: 0,
         started: 0,
     })
