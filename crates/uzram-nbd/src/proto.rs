@@ -246,7 +246,8 @@ impl RequestHeader {
 
     /// Estimates how long the request takes: the number of bytes that take as long to compress.
     pub(crate) fn cost(&self) -> usize {
-        let len = usize::try_from(self.len).unwrap_or(usize::MAX);
+        // What is longer is refused or costs nothing. The costs of all pending requests can be added up.
+        let len = self.len.min(u32::MAX.into()) as usize;
         match self.kind {
             cmd::WRITE => len,
             // Decompression is several times faster than compression.

@@ -181,6 +181,25 @@ fn lengths_past_the_end_are_refused_up_to_the_last_bit() {
     }
 }
 
+/// Requests that wait together are shared out by what they cost, which is added up. A fuzzer found that the sum could overflow.
+#[test]
+fn many_impossible_lengths_at_once_are_refused_each() {
+    let fixture = Fixture::new(MIB);
+    let mut client = fixture.extended();
+    let kinds = [cmd::READ, cmd::WRITE, cmd::TRIM, 59, cmd::WRITE_ZEROES];
+    let requests = (0..200).map(|i| {
+        let kind = kinds[i as usize % kinds.len()];
+        extended_request(0, kind, i, 0, u64::MAX - i)
+    });
+    client.send(&requests.collect::<Vec<_>>().concat());
+    let mut refused = 0;
+    for _ in 0..200 {
+        refused += usize::from(client.answer(0, 0).error != 0);
+    }
+    assert_eq!(refused, 200);
+    assert_eq!(client.read(0, 4).data, [0; 4]);
+}
+
 #[test]
 fn a_read_above_the_maximum_is_refused_and_such_a_payload_ends_the_connection() {
     let fixture = Fixture::new(80 * MIB);
