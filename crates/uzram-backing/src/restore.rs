@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::disk::{Disk, read_full};
 use crate::error::{BackingDamage, OpenError};
 use crate::format::{BackingHeader, Location, entry_bytes};
-use crate::shared::{BackingShared, check_size};
+use crate::shared::{BackingShared, check_size, geometry};
 
 /// A backing that is being restored.
 ///
@@ -35,6 +35,21 @@ impl BackingRestore {
         }
         let geometry = BackingHeader::check(block.bytes(), id, disk.layout().segment_bytes)?;
         check_size(&*disk, geometry)?;
+        Ok(BackingRestore {
+            shared: BackingShared::new(disk, geometry, id),
+        })
+    }
+
+    /// Begins with a backing that cannot be opened: its file is gone, or shorter than it was. `disk` stands in its place, and has
+    /// its layout: it answers what can still be read, and refuses the rest. `size_bytes` is what [`Backing::create`] was given.
+    ///
+    /// Errors: no backing has that size.
+    pub fn without_header(
+        disk: Arc<dyn Disk>,
+        size_bytes: u64,
+        id: [u8; 16],
+    ) -> Result<BackingRestore, OpenError> {
+        let geometry = geometry(&*disk, size_bytes)?;
         Ok(BackingRestore {
             shared: BackingShared::new(disk, geometry, id),
         })

@@ -220,7 +220,13 @@ fn what_was_given_up_is_recovered_or_removed() {
     block(&socket);
     sh(&format!("kill -9 {pid}"));
     gave_up();
+    // Nobody is waited for who does not come.
+    let begin = std::time::Instant::now();
+    let stderr = bench.fails(1, &["reset", "zram0"]);
+    assert!(stderr.contains("uzram recover zram0"), "{stderr}");
     bench.remove_last("zram0");
+    let took = begin.elapsed();
+    assert!(took.as_secs() < 3, "{took:?}");
 }
 
 #[test]
@@ -356,4 +362,96 @@ fn a_shim_that_stands_still_holds_nobody_up() {
     drop(stopped);
     drop(shim.stdin.take());
     assert!(shim.wait().unwrap().success());
+}
+
+/// A device `zram0` on a socket below `socket`, with 16 MiB of which one page is on a backing, and the backing's path.
+fn with_one_page_away(bench: &Bench, listen: Option<&str>) -> (String, std::path::PathBuf) {
+    let back = bench.path("back");
+    let backing = format!("{},64M", back.display());
+    let mut args = vec!["--size=64M", "--frontend=nbd", "--policy=none", "--backing"];
+    args.push(&backing);
+    args.extend(listen.iter().flat_map(|listen| ["--listen", listen]));
+    let uri = bench.create(&args);
+    let file = bench.path("text");
+    std::fs::write(&file, common::text(16 << 8)).unwrap();
+    qemu_io(&uri, &format!("write -s {} 0 16M", file.display()));
+    bench.uzram(&["idle", "zram0"]);
+    bench.uzram(&["writeback", "zram0", "--max-pages", "1"]);
+    (uri, back)
+}
+
+/// What the next server could not open keeps this one from going: a refusal has changed nothing.
+#[test]
+fn an_upgrade_that_could_not_serve_changes_nothing() {
+    needs!(&["qemu-io"]);
+    let bench = Bench::new();
+    let (dir, aside) = (bench.path("sd"), bench.path("sd2"));
+    std::fs::create_dir(&dir).unwrap();
+    let listen = format!("unix:{}", dir.join("s").display());
+    let (uri, back) = with_one_page_away(&bench, Some(&listen));
+    let back2 = bench.path("back2");
+    let pid = bench.count("zram0", "pid");
+    let refused = |what: &str| {
+        let stderr = bench.fails(1, &["upgrade", "zram0"]);
+        assert!(
+            stderr.contains(what) && stderr.contains("; the old program serves on"),
+            "{stderr}"
+        );
+        assert_eq!(bench.count("zram0", "pid"), pid);
+    };
+    std::fs::rename(&back, &back2).unwrap();
+    refused("it is gone, and another server could not open it");
+    qemu_io(&uri, "read 0 16M");
+    std::fs::copy(&back2, &back).unwrap();
+    refused("another file is in its place");
+    std::fs::rename(&back2, &back).unwrap();
+    let cut = std::fs::File::options().write(true).open(&back).unwrap();
+    cut.set_len(10 << 20).unwrap();
+    refused("the disk has");
+    cut.set_len(64 << 20).unwrap();
+    std::fs::rename(&dir, &aside).unwrap();
+    refused("there is no directory");
+    std::fs::rename(&aside, &dir).unwrap();
+    bench.uzram(&["upgrade", "zram0"]);
+    assert_ne!(bench.count("zram0", "pid"), pid);
+    qemu_io(&uri, "read 0 16M");
+    bench.remove_last("zram0");
+}
+
+/// Pages in memory outlive the death of a server whose backing is gone.
+#[test]
+fn a_server_starts_without_its_backing() {
+    needs!(&["qemu-io"]);
+    let bench = Bench::new();
+    let (uri, back) = with_one_page_away(&bench, None);
+    let back2 = bench.path("back2");
+    std::fs::rename(&back, &back2).unwrap();
+    bench.kill("zram0", "pid");
+    let stat = bench.stat("zram0");
+    let io = stat["backing"]["io"].as_str().unwrap();
+    assert!(io.contains("it is gone"), "{io}");
+    // One page of 4096 is not there.
+    let failed = |at: u64| {
+        let read = format!("qemu-io -f raw -c 'read {at}k 4k' '{uri}' 2>&1 || :");
+        sh(&read).contains("Input/output error")
+    };
+    let lost = (0..16 << 10).step_by(4).take(64).filter(|at| failed(*at));
+    assert_eq!(lost.count(), 1);
+    qemu_io(&uri, "read 1M 15M");
+    let stderr = bench.fails(1, &["writeback", "zram0"]);
+    assert!(
+        stderr.contains("it is gone") && stderr.contains("uzram upgrade"),
+        "{stderr}"
+    );
+    let stderr = bench.fails(1, &["set", "zram0", "backing=none"]);
+    assert!(stderr.contains("1 cannot come back"), "{stderr}");
+    let log = std::fs::read_to_string(bench.run_dir().join("zram0/log")).unwrap();
+    assert!(log.contains("serving without"), "{log}");
+    // It is back.
+    std::fs::rename(&back2, &back).unwrap();
+    bench.uzram(&["upgrade", "zram0"]);
+    qemu_io(&uri, "read 0 16M");
+    bench.uzram(&["set", "zram0", "backing=none"]);
+    qemu_io(&uri, "read 0 16M");
+    bench.remove_last("zram0");
 }

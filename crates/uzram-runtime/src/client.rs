@@ -19,6 +19,7 @@ use uzram_control::{
 };
 use uzram_spec::{Failure, FailureKind, Result};
 
+use crate::keeper::DOWN;
 use crate::users;
 
 /// How long a server that is being started anew is waited for.
@@ -90,6 +91,8 @@ pub(crate) fn call_patiently(
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
                 ) && !entry.is_gone()
                     && !entry.is_dead()
+                    // Where the keeper has given up nobody starts one.
+                    && !entry.dir.join(DOWN).exists()
                     && begin.elapsed() < RESTART =>
             {
                 std::thread::sleep(Duration::from_millis(10));

@@ -42,6 +42,8 @@ const MAX_ORDER: u64 = 4 << 20;
 const UNWANTED: Duration = Duration::from_secs(10);
 /// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
 pub const UPGRADE: &str = "upgrade";
+/// File that is there while a device has no server, and none is being started: nobody needs to wait for one.
+pub(crate) const DOWN: &str = "down";
 /// What the word in [`UPGRADE`] begins with where the old server did not hand over, since its node is in use.
 pub const UPGRADE_REFUSED: &str = "nothing has changed: ";
 
@@ -277,7 +279,10 @@ impl Keeper {
                     stop_inheriting(old);
                 }
                 if let Err(failure) = handed_over {
-                    let why = format!("{UPGRADE_REFUSED}{failure}");
+                    let why = match failure.is_busy() {
+                        true => format!("{UPGRADE_REFUSED}{failure}"),
+                        false => failure.to_string(),
+                    };
                     return self.roll_back(state, &why);
                 }
                 if let Err(failure) = self.start_server(true) {
@@ -349,7 +354,22 @@ impl Keeper {
     fn serves(&mut self, pid: u32) {
         self.server = Some(pid);
         self.failures = 0;
+        self.is_up();
         self.watch_server(pid);
+    }
+
+    /// There is a server, or one is being started.
+    fn is_up(&self) {
+        let _ = std::fs::remove_file(self.claim.file(DOWN));
+    }
+
+    /// There is no server, and there will be none unless somebody asks for it.
+    fn is_down(&self) {
+        if !self.claim.is_released()
+            && let Err(error) = std::fs::write(self.claim.file(DOWN), b"")
+        {
+            tracing::warn!(%error, "cannot say that there is no server");
+        }
     }
 
     /// The command that starts a server.
@@ -485,7 +505,11 @@ impl Keeper {
                 KeeperEvent::Recover(answer) => {
                     let result = match self.server {
                         Some(_) => Ok(()),
-                        None => self.start_server(true).map(drop),
+                        None => {
+                            self.is_up();
+                            let started = self.start_server(true).map(drop);
+                            started.inspect_err(|_| self.is_down())
+                        }
                     };
                     let _ = answer.send(result);
                 }
@@ -607,6 +631,7 @@ impl Keeper {
                 }
             }
         }
+        self.is_down();
         let name = &self.claim.name;
         tracing::error!("giving up; the contents are kept: `uzram recover {name}` tries again");
     }

@@ -66,7 +66,37 @@ struct Served {
     allow_foreign_files: bool,
     /// Whether a request that waits holds up no other.
     can_wait: bool,
+    /// What its frontend opened outside of the device's directory, and the next server's will open.
+    opened: Vec<Opened>,
     events: Mutex<Sender<ServerEvent>>,
+}
+
+/// A file that a frontend's options name.
+struct Opened {
+    path: PathBuf,
+    /// Whether it is one with contents, and no socket, which is made anew.
+    is_regular: bool,
+}
+
+impl Opened {
+    fn new(path: PathBuf) -> Opened {
+        let is_regular = path.is_file();
+        Opened { path, is_regular }
+    }
+
+    /// Why another server could not open it, in words.
+    fn is_missing(&self) -> Option<String> {
+        let shown = self.path.display();
+        match self.path.parent().filter(|parent| !parent.is_dir()) {
+            Some(parent) => Some(format!(
+                "{shown}: there is no directory {}",
+                parent.display()
+            )),
+            None if self.path.is_dir() => Some(format!("{shown} is a directory")),
+            None if self.is_regular && !self.path.exists() => Some(format!("{shown} is gone")),
+            None => None,
+        }
+    }
 }
 
 /// The device that a server serves, beside its memory.
@@ -430,6 +460,10 @@ fn serve_device(
         identity: spec.identity.clone(),
         allow_foreign_files: spec.allow_foreign_files,
         can_wait: placed.frontend.can_wait(),
+        opened: {
+            let files = placed.frontend.opens(&spec.frontend);
+            files.into_iter().map(Opened::new).collect()
+        },
         events: Mutex::new(events),
     });
     let announced = ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())
@@ -446,6 +480,10 @@ fn serve_device(
     let (name, algorithm) = (&claim.name, device.driver());
     let attached = device.attached_count();
     tracing::info!(name, path, algorithm, attached, "serving");
+    if let Some(lost) = device.zram().backing_lost() {
+        let pages = device.stats().backed_pages;
+        tracing::error!(name, pages, "serving without {lost}");
+    }
     if !spec.allow_unsafe_swap {
         swap_watch::start(name, &path, placed.frontend, device);
     }
@@ -533,6 +571,22 @@ impl Served {
         self.front().remove()?;
         self.retire();
         Ok(())
+    }
+
+    /// Refuses where another server could not open what this one has open: it would go, and nobody would take its place.
+    fn check_successor(&self) -> Result {
+        if let Err(error) = self.device.zram().check_backing() {
+            let name = &self.name;
+            return Err(Failure::failed(format!(
+                "{error}, and another server could not open it: put it back, or give it up (uzram set {name} backing=none)"
+            )));
+        }
+        match self.opened.iter().find_map(Opened::is_missing) {
+            Some(missing) => Err(Failure::failed(format!(
+                "{missing}, and another server needs it: put it back"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Gives up a backing in a remote. Returns what is left of it there, in words.
@@ -642,7 +696,10 @@ impl Handler for Served {
 
     fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
         match request {
-            Request::HandOver => self.front().release().map_err(refused)?,
+            Request::HandOver => {
+                self.check_successor().map_err(refused)?;
+                self.front().release().map_err(refused)?;
+            }
             Request::Reset => {
                 // As the kernel's: not under anybody's feet.
                 let front = self.front();

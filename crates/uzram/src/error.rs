@@ -98,6 +98,18 @@ pub enum Error {
         /// What is wrong.
         source: BackingError,
     },
+    /// The file or block device of the backing is not there, and nothing can be written to it (EIO).
+    #[error(
+        "backing {}: {source}; nothing is written to it and what was on it cannot be read, until it is there again and another \
+         process attaches to the image (uzram upgrade)",
+        path.display()
+    )]
+    BackingLost {
+        /// The file or block device.
+        path: PathBuf,
+        /// What is wrong.
+        source: BackingError,
+    },
     /// A page's object on the backing cannot be read (EIO).
     #[error("backing {}: page {page}: {source}", path.display())]
     BackingRead {
@@ -327,6 +339,9 @@ pub enum BackingError {
     /// It is not there any more.
     #[error("it is gone")]
     Gone,
+    /// Its path names another file or block device than the one that is in use.
+    #[error("another file is in its place")]
+    Replaced,
     /// It holds no backing, or not this device's.
     #[error(transparent)]
     Open(OpenError),
@@ -378,6 +393,7 @@ impl Error {
             | Error::Damaged { .. }
             | Error::Access { .. }
             | Error::Backing { .. }
+            | Error::BackingLost { .. }
             | Error::BackingRead { .. }
             | Error::Remote { .. }
             | Error::HandedOver

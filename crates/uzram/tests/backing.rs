@@ -3,6 +3,7 @@
 mod common;
 
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -258,20 +259,24 @@ fn a_new_process_finds_what_is_on_the_backing() {
     assert_eq!(device.stats().backed_pages, stats.backed_pages);
     assert_eq!(device.zram().backing().unwrap().stats.live_objects, 300);
     check(&device, 600);
-    // Gone, another's, or damaged: refused in words.
+    // Gone, another's, or damaged: told in words, and nothing is done to what is there.
     drop(device);
     let store = dir.path().join("store");
     let aside = dir.path().join("aside");
     std::fs::rename(&store, &aside).unwrap();
-    let refused = |what: &str| {
-        let error = attach().unwrap_err().to_string();
+    let lost = |what: &str| {
+        let device = attach().unwrap();
+        let error = device.zram().backing_lost().unwrap().to_string();
         assert!(error.contains(what) && error.contains("store"), "{error}");
+        assert_eq!(device.stats().backed_pages, 300);
     };
-    refused("it is gone");
+    lost("it is gone");
+    assert!(!store.exists());
     plain().zram().attach_backing(&store, Some(STORE)).unwrap();
-    refused("another device");
+    lost("another device");
     std::fs::write(&store, b"short").unwrap();
-    refused("no uzram backing");
+    lost("no uzram backing");
+    assert_eq!(std::fs::read(&store).unwrap(), b"short");
     std::fs::rename(&aside, &store).unwrap();
     let device = attach().unwrap();
     check(&device, 600);
@@ -280,6 +285,189 @@ fn a_new_process_finds_what_is_on_the_backing() {
     drop(device);
     std::fs::remove_file(&store).unwrap();
     assert_eq!(attach().unwrap().zram().backing(), None);
+}
+
+/// An image with 600 pages of which 300 are on a backing, whose process is gone.
+fn left_behind() -> (OwnedFd, tempfile::TempDir) {
+    let file = memfd();
+    let device = Device::builder(SIZE).build_in(reopen(&file)).unwrap();
+    let (device, dir) = with_backing(device);
+    fill(&device, 600);
+    let what = Writeback {
+        max_pages: 300,
+        ..Writeback::default()
+    };
+    assert_eq!(run(&device, &what).written, 300);
+    (file, dir)
+}
+
+/// One page that is on a file which is gone is one error, and not the end of all others.
+#[test]
+fn a_device_serves_without_its_backing_and_has_it_again_when_it_is_back() {
+    let (file, dir) = left_behind();
+    let attach = || Device::builder(0).attach(reopen(&file)).unwrap();
+    let (store, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    std::fs::rename(&store, &aside).unwrap();
+    let before = std::fs::read(&aside).unwrap();
+    let device = attach();
+    assert_eq!(device.stats().backed_pages, 300);
+    let info = device.zram().backing().unwrap();
+    assert!(info.io.contains("it is gone"), "{}", info.io);
+    assert_eq!(info.stats.live_objects, 300);
+    let slots = device.zram().slots(0).filter(|slot| slot.backed);
+    let backed: Vec<u64> = slots.map(|slot| slot.page).collect();
+    assert_eq!(backed.len(), 300);
+    let mut back = [0; 4096];
+    for number in 0..600 {
+        let read = device.read_at(&mut back, number * 4096);
+        if backed.contains(&number) {
+            let error = read.unwrap_err();
+            assert_eq!(error.errno(), 5);
+            assert!(error.to_string().contains("No such file"), "{error}");
+        } else {
+            read.unwrap();
+            assert!(back == page(number, 0, number % 9), "page {number}");
+        }
+    }
+    assert_eq!(device.stats().failed_reads, 300);
+    // Nothing is written, and nothing comes back; whoever asks is told.
+    let error = device
+        .zram()
+        .writeback(&Writeback::default(), &mut |_| ControlFlow::Continue(()));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("it is gone") && error.contains("uzram upgrade"),
+        "{error}"
+    );
+    assert!(device.zram().compact_backing(8).is_err());
+    let report = device
+        .zram()
+        .promote(None, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    assert_eq!((report.pages, report.failed), (0, 300));
+    let error = device.zram().detach_backing().unwrap_err().to_string();
+    assert!(error.contains("300 cannot come back from"), "{error}");
+    // What need not be read can be written and discarded.
+    device
+        .write_at(&page(backed[0], 0, backed[0] % 9), backed[0] * 4096)
+        .unwrap();
+    device.discard(backed[1] * 4096, 4096).unwrap();
+    device.read_at(&mut back, backed[0] * 4096).unwrap();
+    device.read_at(&mut back, backed[1] * 4096).unwrap();
+    assert_eq!(back, [0; 4096]);
+    assert!(device.write_at(&[1; 512], backed[2] * 4096).is_err());
+    assert_eq!(device.stats().backed_pages, 298);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 298);
+    drop(device);
+    assert_eq!(std::fs::read(&aside).unwrap(), before);
+    std::fs::rename(&aside, &store).unwrap();
+    let device = attach();
+    assert!(device.zram().backing_lost().is_none());
+    device
+        .write_at(&page(backed[1], 0, backed[1] % 9), backed[1] * 4096)
+        .unwrap();
+    check(&device, 600);
+    assert_eq!(device.stats().backed_pages, 298);
+    device.zram().detach_backing().unwrap();
+    check(&device, 600);
+}
+
+/// When nothing is left on it, a file that is gone can be given up, and another one taken.
+#[test]
+fn a_lost_backing_is_given_up_once_nothing_is_on_it() {
+    let (file, dir) = left_behind();
+    let store = dir.path().join("store");
+    std::fs::remove_file(&store).unwrap();
+    let device = Device::builder(0).attach(reopen(&file)).unwrap();
+    assert!(device.zram().attach_backing(&store, Some(STORE)).is_err());
+    fill(&device, 600);
+    check(&device, 600);
+    device.zram().detach_backing().unwrap();
+    device.zram().attach_backing(&store, Some(STORE)).unwrap();
+    run(&device, &Writeback::default());
+    check(&device, 600);
+}
+
+/// A sealed one keeps its key while it is away.
+#[test]
+fn a_sealed_backing_may_be_away_too() {
+    let file = memfd();
+    let device = Device::builder(SIZE).build_in(reopen(&file)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    let options = BackingOptions {
+        size_bytes: Some(STORE),
+        seal: true,
+    };
+    device.zram().attach_backing(&store, options).unwrap();
+    fill(&device, 300);
+    run(&device, &Writeback::default());
+    drop(device);
+    std::fs::rename(&store, &aside).unwrap();
+    let device = Device::builder(0).attach(reopen(&file)).unwrap();
+    assert!(device.read_at(&mut [0; 4096], 4096).is_err());
+    drop(device);
+    std::fs::rename(&aside, &store).unwrap();
+    check(&Device::builder(0).attach(reopen(&file)).unwrap(), 300);
+}
+
+/// Of a file that was cut, what is left is read.
+#[test]
+fn a_backing_that_is_too_short_gives_back_what_it_has() {
+    let (file, dir) = left_behind();
+    let store = dir.path().join("store");
+    let device = Device::builder(0).attach(reopen(&file)).unwrap();
+    device.zram().check_backing().unwrap();
+    let cut = std::fs::File::options().write(true).open(&store).unwrap();
+    // The header, and a part of the first segment with pages.
+    let (whole, short) = (std::fs::read(&store).unwrap(), 400 << 10);
+    cut.set_len(short).unwrap();
+    let error = device.zram().check_backing().unwrap_err().to_string();
+    assert!(error.contains("the disk has"), "{error}");
+    drop(device);
+    let device = Device::builder(0).attach(reopen(&file)).unwrap();
+    let error = device.zram().backing_lost().unwrap().to_string();
+    assert!(error.contains("the disk has 409600 bytes"), "{error}");
+    let report = device
+        .zram()
+        .promote(None, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    assert!(report.pages > 0 && report.failed > 0, "{report:?}");
+    assert_eq!(report.pages + report.failed, 300);
+    let (mut back, mut failed) = ([0; 4096], 0);
+    for number in 0..600 {
+        match device.read_at(&mut back, number * 4096) {
+            Ok(()) => assert!(back == page(number, 0, number % 9), "page {number}"),
+            Err(_) => failed += 1,
+        }
+    }
+    assert_eq!(failed, report.failed);
+    drop(device);
+    std::fs::write(&store, whole).unwrap();
+    check(&Device::builder(0).attach(reopen(&file)).unwrap(), 600);
+}
+
+/// Whether the next process could open it is seen before this one goes.
+#[test]
+fn a_backing_is_looked_at_before_another_process_has_to_open_it() {
+    let (device, dir) = with_backing(plain());
+    let (store, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    device.zram().check_backing().unwrap();
+    std::fs::rename(&store, &aside).unwrap();
+    let refused = |what: &str| {
+        let error = device.zram().check_backing().unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains("store"), "{error}");
+    };
+    refused("it is gone");
+    std::fs::copy(&aside, &store).unwrap();
+    refused("another file is in its place");
+    std::fs::rename(&aside, &store).unwrap();
+    device.zram().check_backing().unwrap();
+    // Another name is the same file.
+    let (file, _dir) = left_behind();
+    let device = Device::builder(0).attach(reopen(&file)).unwrap();
+    device.zram().check_backing().unwrap();
+    plain().zram().check_backing().unwrap();
 }
 
 #[test]

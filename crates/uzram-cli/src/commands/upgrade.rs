@@ -8,7 +8,7 @@ use uzram_control::{Request, RunDir, RunningDevice};
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Result};
 use uzram_frontend::Handover;
-use uzram_runtime::{UPGRADE, UPGRADE_REFUSED, frontends, sweep, users};
+use uzram_runtime::{UPGRADE, UPGRADE_REFUSED, client, frontends, sweep, users};
 
 /// How long the new server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,8 +70,16 @@ impl Args {
 /// Waits until the new program's server answers.
 fn wait_for_server(run: &RunDir, old: &RunningDevice, begin: Instant) -> Result<RunningDevice> {
     let name = &old.record.name;
-    let failed = |why: &str| {
-        let message = format!("{name}: {why}; the old program serves on");
+    // Where the new program could not serve the old one starts again, and may not be able to, either.
+    let serves_on = |new: &RunningDevice| match client::serves(new) {
+        true => "the old program serves on".to_owned(),
+        false => format!(
+            "nor can the old program, see {}; its contents are kept: uzram recover {name}",
+            new.dir.join("log").display()
+        ),
+    };
+    let failed = |new: &RunningDevice, why: &str| {
+        let message = format!("{name}: {why}; {}", serves_on(new));
         Failure::failed(message)
     };
     loop {
@@ -83,15 +91,13 @@ fn wait_for_server(run: &RunDir, old: &RunningDevice, begin: Instant) -> Result<
                 Err(_) => {}
                 Ok(why) if !why.is_empty() => {
                     return Err(match why.strip_prefix(UPGRADE_REFUSED) {
-                        Some(by) => {
-                            Failure::busy(format!("{name}: {by}; the old program serves on"))
-                        }
-                        None => failed(&why),
+                        Some(by) => Failure::busy(format!("{name}: {by}; {}", serves_on(&new))),
+                        None => failed(&new, &why),
                     });
                 }
                 // The old server noticed, and started another keeper.
                 Ok(_) if new.record.keeper != old.record.keeper => {
-                    return Err(failed("the new program ended at once"));
+                    return Err(failed(&new, "the new program ended at once"));
                 }
                 Ok(_) => {}
             }

@@ -178,9 +178,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Whether there is no backing, or it is left alone, as while a snapshot is taken.
+    /// Whether there is no backing, its file is not there, or it is left alone, as while a snapshot is taken.
     fn backing_rests(&self) -> bool {
-        self.device.backing.get().is_none()
+        !self.device.backing.takes_pages()
             || self.device.cut_progress().is_some()
             || Instant::now() < self.no_writeback_before
     }

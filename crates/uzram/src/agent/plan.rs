@@ -121,7 +121,7 @@ impl JobsApi<'_> {
         let Some(age) = settings.writeback_age() else {
             return PlanStep::not("writeback", "off");
         };
-        if self.0.backing.get().is_none() {
+        if !self.0.backing.takes_pages() {
             return PlanStep::not("writeback", jobs::NO_BACKING);
         }
         if self.0.zram().writeback_limit() == Some(0) {
@@ -141,7 +141,7 @@ impl JobsApi<'_> {
         let Some(age) = settings.promote_age() else {
             return PlanStep::not("promote", "off");
         };
-        if self.0.backing.get().is_none() {
+        if !self.0.backing.takes_pages() {
             return PlanStep::not("promote", "there is no backing to read from");
         }
         let used = self.0.zram().used_within(age);

@@ -118,7 +118,7 @@ impl<'a> Worker<'a> {
         self.at = None;
         self.next_pass = Instant::now();
         // Without an algorithm for recompression there may be nothing to gain by one: a plan says so, and no log.
-        if self.settings.writeback_seconds.is_some() && self.device.backing.get().is_none() {
+        if self.settings.writeback_seconds.is_some() && !self.device.backing.takes_pages() {
             self.note(format!("policy: {NO_BACKING}"));
         }
         if self.pressure.read(self.device, &self.settings) == Gauge::NoPsi {

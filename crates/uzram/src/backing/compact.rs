@@ -24,13 +24,14 @@ impl ZramApi<'_> {
     /// Moves the objects of sparse segments together, up to `most` segments; returns how many were emptied. Pages
     /// that cannot be read stay where they are.
     ///
-    /// [`Error::NoBacking`] if there is none, [`Error::Snapshot`] while a snapshot is taken.
+    /// [`Error::NoBacking`] if there is none, [`Error::BackingLost`] where its file is not there, [`Error::Snapshot`] while a snapshot is taken.
     pub fn compact_backing(self, most: usize) -> Result<usize, Error> {
         let mut emptied = 0;
         while emptied < most {
             let _alone = self.0.post_processing();
             self.0.refuse_during_cut()?;
             let attached: Arc<Attached> = self.0.attached()?;
+            attached.refuse_lost()?;
             let mut writers = attached.writers();
             match round(
                 self.0,

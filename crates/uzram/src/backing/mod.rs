@@ -9,13 +9,14 @@
 
 mod compact;
 mod far;
+mod lost;
 mod promote;
 mod record;
 mod writeback;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use uzram_backing::{
-    Backing, BackingRestore, Disk, FileDisk, FileOptions, Location, Purpose, ReadBuffer, ReadError,
-    SEAL_KEY_BYTES, SealedDisk, Writer, Written,
+    Backing, BackingRestore, Disk, FileDisk, FileOptions, Location, OpenError, Purpose, ReadBuffer,
+    ReadError, SEAL_KEY_BYTES, SealedDisk, Writer, Written,
 };
 pub use uzram_backing::{BackingStats, StoreStats};
 use uzram_pool::current_cpu;
@@ -37,6 +38,7 @@ use crate::word::{Backed, Content};
 use crate::{BackingError, Corruption, Error, PAGE_SIZE};
 
 pub(crate) use far::Brought;
+use lost::LostDisk;
 pub use promote::{PageFailure, PromoteReport};
 pub(crate) use record::BackingRecord;
 use record::SealKey;
@@ -53,9 +55,31 @@ const REQUESTS_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Attached {
     pub(crate) backing: Backing,
     path: PathBuf,
+    /// Which file or block device was opened by the path; `None` where another opener did it.
+    file: Option<FileIdentity>,
+    /// Why the disk is not there, where [`LostDisk`] stands in its place.
+    lost: Option<BackingError>,
     readers: PerCpu<ReadBuffer>,
     /// Used under the device's `post` lock.
     writers: Mutex<Writers>,
+}
+
+/// Which file or block device is behind a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FileIdentity {
+    /// File system and inode.
+    File(u64, u64),
+    /// Its number, whichever node is used.
+    Device(u64),
+}
+
+impl FileIdentity {
+    fn of(found: &Metadata) -> FileIdentity {
+        match found.file_type().is_block_device() {
+            true => FileIdentity::Device(found.rdev()),
+            false => FileIdentity::File(found.dev(), found.ino()),
+        }
+    }
 }
 
 struct Writers {
@@ -64,7 +88,11 @@ struct Writers {
 }
 
 impl Attached {
-    fn new(backing: Backing, path: PathBuf) -> std::io::Result<Attached> {
+    fn new(
+        backing: Backing,
+        path: PathBuf,
+        file: Option<FileIdentity>,
+    ) -> std::io::Result<Attached> {
         let layout = backing.layout();
         let writers = Writers {
             objects: backing.writer(layout.depth, Purpose::Objects)?,
@@ -79,6 +107,8 @@ impl Attached {
         Ok(Attached {
             backing,
             path,
+            file,
+            lost: None,
             readers: readers.map_err(|error| std::io::Error::other(error.to_string()))?,
             writers: Mutex::new(writers),
         })
@@ -89,6 +119,17 @@ impl Attached {
             path: self.path.clone(),
             page,
             source,
+        }
+    }
+
+    /// Refuses writes to a disk that is not there.
+    fn refuse_lost(&self) -> Result<(), Error> {
+        match &self.lost {
+            None => Ok(()),
+            Some(source) => Err(Error::BackingLost {
+                path: self.path.clone(),
+                source: source.clone(),
+            }),
         }
     }
 
@@ -125,6 +166,11 @@ impl BackingSlot {
         let is_far = attached.as_ref().is_some_and(Attached::is_far);
         self.is_far.store(is_far, Relaxed);
         *place = attached.map(Arc::new);
+    }
+
+    /// Whether there is a backing to which pages can be written.
+    pub(crate) fn takes_pages(&self) -> bool {
+        self.get().is_some_and(|attached| attached.lost.is_none())
     }
 
     /// Whether requests have to ask for pages on the backing before they take anything.
@@ -204,7 +250,7 @@ const DEAD_WRITES: Duration = Duration::from_secs(10);
 
 /// Opens a backing for this process alone, and waits up to `patience` for another's lock. A file that is not there is
 /// made.
-fn open(path: &Path, patience: Duration) -> Result<FileDisk, Error> {
+fn open(path: &Path, patience: Duration) -> Result<(FileDisk, FileIdentity), Error> {
     let mut options = File::options();
     options.read(true).write(true).mode(0o600);
     let exists = path.metadata();
@@ -222,6 +268,7 @@ fn open(path: &Path, patience: Duration) -> Result<FileDisk, Error> {
         ErrorKind::ResourceBusy => failed(path, BackingError::InUse),
         _ => failed(path, error),
     })?;
+    let found = file.metadata().map_err(|error| failed(path, error))?;
     let disk = FileDisk::new(file, FileOptions::default());
     let disk = disk.map_err(|error| match error.kind() {
         // The kernel's EINVAL has a number.
@@ -234,7 +281,7 @@ fn open(path: &Path, patience: Duration) -> Result<FileDisk, Error> {
         ErrorKind::WouldBlock => failed(path, BackingError::Locked),
         _ => failed(path, error),
     })?;
-    Ok(disk)
+    Ok((disk, FileIdentity::of(&found)))
 }
 
 /// Refuses a file with foreign contents: accepts an empty file, an old backing, or a block device.
@@ -270,8 +317,8 @@ impl ZramApi<'_> {
         self.0.refuse_during_cut()?;
         self.refuse_second()?;
         let new = !path.exists();
-        let disk = open(path, Duration::ZERO)?;
-        let made = self.make_backing(path, disk, options);
+        let opened = open(path, Duration::ZERO)?;
+        let made = self.make_backing(path, opened, options);
         if made.is_err() && new {
             let _ = std::fs::remove_file(path);
         }
@@ -281,7 +328,7 @@ impl ZramApi<'_> {
     fn make_backing(
         self,
         path: &Path,
-        disk: FileDisk,
+        (disk, file): (FileDisk, FileIdentity),
         options: BackingOptions,
     ) -> Result<(), Error> {
         may_overwrite(path, &disk)?;
@@ -291,7 +338,7 @@ impl ZramApi<'_> {
         if options.size_bytes.is_none() && has == 0 {
             return Err(failed(&path, BackingError::Empty));
         }
-        self.take_backing(path, Arc::new(disk), options)
+        self.take_backing(path, Arc::new(disk), Some(file), options)
     }
 
     /// As [`ZramApi::attach_backing`], on a [`Disk`] of the caller's own, whatever its contents. A process that takes
@@ -306,7 +353,7 @@ impl ZramApi<'_> {
         let _alone = self.0.post_processing();
         self.0.refuse_during_cut()?;
         self.refuse_second()?;
-        self.take_backing(path.into(), disk, options.into())
+        self.take_backing(path.into(), disk, None, options.into())
     }
 
     fn refuse_second(self) -> Result<(), Error> {
@@ -322,6 +369,7 @@ impl ZramApi<'_> {
         self,
         path: PathBuf,
         disk: Arc<dyn Disk>,
+        file: Option<FileIdentity>,
         options: BackingOptions,
     ) -> Result<(), Error> {
         let size_bytes = match options.size_bytes {
@@ -353,7 +401,7 @@ impl ZramApi<'_> {
             key,
         };
         let attached =
-            Attached::new(backing, path.clone()).map_err(|error| failed(&path, error))?;
+            Attached::new(backing, path.clone(), file).map_err(|error| failed(&path, error))?;
         record.write(self.0.region())?;
         self.0.backing.set(Some(attached));
         Ok(())
@@ -416,6 +464,43 @@ impl ZramApi<'_> {
             stats: attached.backing.stats(),
             store: attached.backing.store(),
         })
+    }
+
+    /// Why nothing can be written to the backing, and most of what is on it cannot be read: its file or block device was gone,
+    /// too short or another one when this process attached to the image. `None` where that is not so. Who attaches after it has
+    /// come back has all of it again.
+    pub fn backing_lost(self) -> Option<Error> {
+        self.0.backing.get()?.refuse_lost().err()
+    }
+
+    /// Whether another process could open the backing as things are now: by its path, the file or block device that is open
+    /// here, of no fewer bytes. Says nothing about a disk of the caller's own ([`ZramApi::attach_disk`]), nor where the
+    /// backing is lost already.
+    ///
+    /// [`Error::Backing`] says what is wrong with it.
+    pub fn check_backing(self) -> Result<(), Error> {
+        let Some(attached) = self.0.backing.get().filter(|at| at.lost.is_none()) else {
+            return Ok(());
+        };
+        let Some(file) = attached.file else {
+            return Ok(());
+        };
+        let path = &attached.path;
+        let found = path.metadata().map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => failed(path, BackingError::Gone),
+            _ => failed(path, error),
+        })?;
+        if FileIdentity::of(&found) != file {
+            return Err(failed(path, BackingError::Replaced));
+        }
+        let (has, needs) = (found.len(), attached.backing.stats().size_bytes);
+        // That of a block device is 0 here.
+        match file {
+            FileIdentity::File(..) if has < needs => {
+                Err(failed(path, OpenError::Short { has, needs }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Says that the device is about to go, and that nobody will use its backing. Returns what is left of it, in words, where
@@ -571,21 +656,29 @@ fn location(backed: Backed, page: u64) -> Result<Location, Error> {
 
 /// The backing of an image that is being attached to.
 pub(crate) struct Reopened {
-    record: BackingRecord,
-    found: Result<BackingRestore, Error>,
+    path: PathBuf,
+    found: Result<Found, Error>,
+}
+
+/// What was found in its place.
+struct Found {
+    restore: BackingRestore,
+    file: Option<FileIdentity>,
+    lost: Option<BackingError>,
 }
 
 impl Reopened {
     /// Opens the backing that the image names. A failure matters only if something is on it.
     pub(crate) fn open(record: BackingRecord, opener: Option<&dyn DiskOpener>) -> Reopened {
         let found = open_backing(&record, opener);
-        Reopened { record, found }
+        let path = record.path;
+        Reopened { path, found }
     }
 
     /// Records a live object.
     pub(crate) fn add(&self, backed: Backed) -> Result<(), String> {
         // A failure to open is reported once the backing proves needed.
-        let Ok(restore) = &self.found else {
+        let Ok(Found { restore, .. }) = &self.found else {
             return Ok(());
         };
         let location = Location::from_raw(backed.location).ok_or("its place is none")?;
@@ -597,10 +690,13 @@ impl Reopened {
     /// Ends restoring. A missing backing that is not needed is forgotten.
     pub(crate) fn finish(self, in_use: bool) -> Result<Option<Attached>, Error> {
         match self.found {
-            Ok(restore) => {
-                let path = self.record.path;
-                let attached = Attached::new(restore.finish(), path.clone());
-                Ok(Some(attached.map_err(|error| failed(&path, error))?))
+            Ok(found) if found.lost.is_some() && !in_use => Ok(None),
+            Ok(found) => {
+                let path = self.path;
+                let attached = Attached::new(found.restore.finish(), path.clone(), found.file);
+                let mut attached = attached.map_err(|error| failed(&path, error))?;
+                attached.lost = found.lost;
+                Ok(Some(attached))
             }
             Err(error) if in_use => Err(error),
             Err(_) => Ok(None),
@@ -616,21 +712,53 @@ fn unsealed(disk: Arc<dyn Disk>, key: Option<&SealKey>) -> Arc<dyn Disk> {
     }
 }
 
-fn open_backing(
-    record: &BackingRecord,
-    opener: Option<&dyn DiskOpener>,
-) -> Result<BackingRestore, Error> {
+fn open_backing(record: &BackingRecord, opener: Option<&dyn DiskOpener>) -> Result<Found, Error> {
     let path = &record.path;
     if let Some(opened) = opener.and_then(|opener| opener.open(path)) {
         let refused = |error: std::io::Error| BackingError::Opener(error.to_string());
         let disk = opened.map_err(|error| failed(path, refused(error)))?;
         let disk = unsealed(disk, record.key.as_ref());
-        return BackingRestore::open(disk, record.id).map_err(|error| failed(path, error));
+        let restore = BackingRestore::open(disk, record.id);
+        return Ok(Found {
+            restore: restore.map_err(|error| failed(path, error))?,
+            file: None,
+            lost: None,
+        });
     }
+    let (rest, why) = match open_file(record) {
+        Ok(found) => return Ok(found),
+        Err(lost) => lost,
+    };
+    // All else is in memory, and is not to be lost with it.
+    let disk = Arc::new(LostDisk::new(rest, why.clone()));
+    let disk = unsealed(disk, record.key.as_ref());
+    let restore = BackingRestore::without_header(disk, record.size_bytes, record.id);
+    Ok(Found {
+        restore: restore.map_err(|error| failed(path, error))?,
+        file: None,
+        lost: Some(why),
+    })
+}
+
+/// Opens a file or block device; else says why not, and what of it can be read.
+fn open_file(record: &BackingRecord) -> Result<Found, (Option<Arc<dyn Disk>>, BackingError)> {
+    let path = &record.path;
     if !path.exists() {
-        return Err(failed(path, BackingError::Gone));
+        return Err((None, BackingError::Gone));
     }
-    let disk = open(path, DEAD_WRITES)?;
-    let disk = unsealed(Arc::new(disk), record.key.as_ref());
-    BackingRestore::open(disk, record.id).map_err(|error| failed(path, error))
+    let (disk, file) = open(path, DEAD_WRITES).map_err(|error| match error {
+        Error::Backing { source, .. } => (None, source),
+        _ => (None, BackingError::Gone),
+    })?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    match BackingRestore::open(unsealed(disk.clone(), record.key.as_ref()), record.id) {
+        Ok(restore) => Ok(Found {
+            restore,
+            file: Some(file),
+            lost: None,
+        }),
+        // Its header is this device's.
+        Err(short @ OpenError::Short { .. }) => Err((Some(disk), short.into())),
+        Err(error) => Err((None, error.into())),
+    }
 }

@@ -142,11 +142,12 @@ impl ZramApi<'_> {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::NoBacking`] if there is none, [`Error::NoAges`] for an age while ages are not kept, [`Error::Snapshot`]
+    /// [`Error::NoBacking`] if there is none, [`Error::BackingLost`] where its file is not there, [`Error::NoAges`] for an age while ages are not kept, [`Error::Snapshot`]
     /// while a snapshot is taken. Errors of the
     /// disk are no error of the call: the report and the counters have them, and the pages stay in memory.
     pub fn writeback(self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
         let attached = self.0.attached()?;
+        attached.refuse_lost()?;
         let age = self.min_age(what.older_than)?;
         let mut pages = what.slots(self.0).peekable();
         let mut report = WritebackReport::default();
