@@ -19,7 +19,7 @@ use compare::Verdict;
 pub use compare::{pays, pays_unasked};
 
 use crate::apis::JobsApi;
-use crate::codec::{Codec, Generation, PRIORITIES};
+use crate::codec::{Codec, Generation, PRIORITIES, Residence};
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
@@ -283,7 +283,7 @@ impl JobsApi<'_> {
     /// Memory that a codec with a dictionary takes beyond the encoders of the one before.
     fn cost(self, candidate: &Codec) -> Result<u64, Error> {
         let one: usize = candidate
-            .decoders(1)?
+            .decoders(1, Residence::AsUsed)?
             .iter()
             .map(|decoder| decoder.memory_bytes())
             .sum();
