@@ -357,6 +357,8 @@ impl Figure for CodecFigure {
     const CAPTION: &'static str = "Every contestant on every kind of pages";
     const HEAD: &'static str = "pages,contestant,ratio,write MB/s,read MB/s,context bytes";
     const BY_FIRST: bool = true;
+    /// Writing and reading.
+    const PANELS: usize = 2;
 
     fn cells(&self) -> Vec<String> {
         let context = self.context_bytes.map(|bytes| bytes.to_string());

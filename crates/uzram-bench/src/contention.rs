@@ -40,7 +40,7 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let requests = how.size(2_000_000, 20_000);
     let corpus = corpus::process_memory(how.size(256, 32))?.without_same_filled();
     let mut report = Report::new("bench contention", corpus.name.clone());
-    for algorithm in ["lz4", "zstd"] {
+    for algorithm in ["lz4", "zstd", "lzhs"] {
         let size = (corpus.len() * PAGE) as u64;
         let device = Device::builder(size).algorithm(algorithm).build()?;
         fill(&device, corpus.pages())?;

@@ -23,7 +23,7 @@ pub(crate) const EXPERIMENT: Experiment = Experiment::new(
     run,
 );
 
-const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "deflate"];
+const ALGORITHMS: [&str; 4] = ["lz4", "zstd", "deflate", "lzhs"];
 
 /// Measures everything. Calls `progress` before each step.
 fn run(how: &How, progress: Progress<'_>) -> LabResult {

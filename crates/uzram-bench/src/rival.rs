@@ -4,8 +4,10 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
+use crate::corpus::PAGE;
 use crate::liblzo2::Liblzo2;
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
+use uzram::compress::{Registry, Settings, Tfm};
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat};
 
 /// A codec with the state of one thread.
@@ -14,6 +16,8 @@ pub(crate) enum Raw {
     Zstd(Box<(CCtx<'static>, DCtx<'static>)>),
     Deflate(Box<(Compressor, Decompressor)>),
     Lzo(Liblzo2),
+    /// Of our own, which no library has: its tfm, with the built-in collection.
+    Lzhs(Box<dyn Tfm>),
     #[cfg(feature = "rivals")]
     Lz4Flex(lz4_flex::block::CompressTable),
     #[cfg(feature = "rivals")]
@@ -72,6 +76,13 @@ impl Raw {
                     Decompressor::new(),
                 ))))
             }
+            "lzhs" => {
+                let registry = Registry::builtin();
+                let algorithm = registry.find("lzhs").ok()?;
+                let none: [(&str, &str); 0] = [];
+                let settings = Settings::new(&**algorithm, PAGE, none).ok()?;
+                Some(Raw::Lzhs(algorithm.prepare(&settings).ok()?.tfm().ok()?))
+            }
             "lzo" => Liblzo2::load().map(Raw::Lzo),
             #[cfg(feature = "rivals")]
             "lz4_flex" => Some(Raw::Lz4Flex(lz4_flex::block::CompressTable::small())),
@@ -105,6 +116,7 @@ impl Raw {
             Raw::Zstd(state) => state.0.compress2(out, page).unwrap_or(0),
             Raw::Deflate(state) => state.0.deflate_compress(page, out).unwrap_or(0),
             Raw::Lzo(library) => library.compress(page, out).unwrap_or(0),
+            Raw::Lzhs(tfm) => tfm.compress(page, out).unwrap_or(0),
             #[cfg(feature = "rivals")]
             Raw::Lz4Flex(table) => {
                 lz4_flex::block::compress_into_with_table(page, out, table).unwrap_or(0)
@@ -136,6 +148,7 @@ impl Raw {
             Raw::Zstd(state) => state.1.decompress(page, object) == Ok(page.len()),
             Raw::Deflate(state) => state.1.deflate_decompress(object, page) == Ok(page.len()),
             Raw::Lzo(library) => library.decompress(object, page) == Some(page.len()),
+            Raw::Lzhs(tfm) => tfm.decompress(object, page).is_ok_and(|n| n == page.len()),
             #[cfg(feature = "rivals")]
             Raw::Lz4Flex(_) => {
                 lz4_flex::block::decompress_into(object, page).is_ok_and(|n| n == page.len())

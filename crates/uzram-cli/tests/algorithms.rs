@@ -32,6 +32,47 @@ fn codecs(bench: &Bench) -> Vec<(String, u64, Vec<u64>)> {
         .collect()
 }
 
+/// zram's interface lists what a kernel has, and the device's own algorithm, which the kernel may lack.
+#[test]
+fn a_default_device_shows_its_algorithm_in_brackets() {
+    let bench = Bench::new();
+    bench.create(&["--size=64M", "--frontend=nbd"]);
+    let shown = bench.uzram(&["get", "zram0", "comp_algorithm"]);
+    assert_eq!(shown, "lzo-rle lzo lz4 lz4hc zstd deflate 842 [lzhs] \n");
+    bench.uzram(&["set", "zram0", "recomp_algorithm=lzhs"]);
+    let shown = bench.uzram(&["get", "zram0", "recomp_algorithm"]);
+    assert_eq!(
+        shown,
+        "#1: lzo-rle lzo lz4 lz4hc zstd deflate 842 [lzhs] \n"
+    );
+}
+
+/// Training is for an algorithm that trains itself: for another one it is accepted, and said to have no effect.
+#[test]
+fn train_without_effect_is_told() {
+    let bench = Bench::new();
+    let said = |args: &[&str]| {
+        let output = bench.command(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let create = ["create", "--size=64M", "--frontend=nbd", "--algorithm"];
+    let no_effect = "train has no effect now: lz4 does not train itself";
+    let told = said(&[&create[..], &["lz4", "--train=off"]].concat());
+    assert!(told.contains(no_effect), "{told}");
+    for (args, told) in [
+        (&["set", "zram0", "train=auto"][..], no_effect),
+        (&["set", "zram0", "algorithm=lzhs"], ""),
+        (&["set", "zram0", "train=off"], ""),
+        (&[&create[..], &["lzhs", "--train=off"]].concat(), ""),
+        (&[&create[..], &["lz4"]].concat(), ""),
+    ] {
+        let stderr = said(args);
+        assert!(stderr.contains(told), "{args:?}: {stderr}");
+        assert_eq!(stderr.contains("no effect"), !told.is_empty(), "{stderr}");
+    }
+}
+
 #[test]
 fn what_was_set_outlives_server_and_upgrade() {
     let bench = Bench::new();

@@ -69,8 +69,10 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
     needs!(&["unshare", "mount"], fuse_loop);
     let bench = Bench::new();
     let words = |rest: &[&'static str]| [&CREATE[..], rest].concat();
-    let stderr = bench.fails(2, &words(&["--queue-depth", "0"]));
-    assert!(stderr.contains("1 to 4096"), "{stderr}");
+    for depth in ["0", "4097", "99999"] {
+        let stderr = bench.fails(2, &words(&["--queue-depth", depth]));
+        assert!(stderr.contains("1 to 4096"), "{stderr}");
+    }
     for option in ["--queue-depth", "--poll"] {
         let stderr = bench.fails(2, &words(&[option, "8", "--fuse-uring", "off"]));
         assert!(stderr.contains("--fuse-uring off forbids"), "{stderr}");

@@ -86,7 +86,12 @@ fn set(
         Request::SetMemLimit { bytes } => device.set_mem_limit_bytes(*bytes),
         Request::SetTotalLimit { bytes } => device.set_total_limit_bytes(*bytes)?,
         Request::SetErase { on_free } => device.set_erase_on_free(*on_free),
-        Request::SetSelfTraining { on } => device.jobs().set_self_training(*on),
+        Request::SetSelfTraining { on } => {
+            device.jobs().set_self_training(*on);
+            if let Some(what) = zram::without_training(device.algorithm()) {
+                return Ok(Response::Did { what: vec![what] });
+            }
+        }
         Request::ResetMemUsedMax => zram.reset_mem_used_max(),
         Request::SetDedup { on } => device.set_dedup(*on)?,
         Request::TrackAges { on } => zram.track_ages(*on)?,

@@ -40,6 +40,9 @@ pub struct Stat {
     /// What its training waits for; empty where the algorithm does not train itself.
     #[serde(default)]
     pub train_waits_for: String,
+    /// Why its last training took nothing; empty where it took something, and where the server has not trained yet.
+    #[serde(default)]
+    pub train_refused: String,
     /// Pages that may still be written back; `None`: no limit.
     #[serde(default)]
     pub writeback_limit: Option<u64>,
@@ -102,6 +105,7 @@ impl Stat {
                 false => SelfTraining::Off,
             },
             train_waits_for: device.jobs().self_training_waits_for(),
+            train_refused: device.jobs().self_training_refused(),
             writeback_limit: device.zram().writeback_limit(),
             backing: device.zram().backing(),
             tracks_ages: device.zram().tracks_ages(),

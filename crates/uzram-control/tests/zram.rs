@@ -488,6 +488,8 @@ fn not_strict_a_device_is_changed_while_it_is_in_use() {
     assert_eq!(show(&host, "mem_limit"), "1048576\n");
     store(&host, "comp_algorithm", "null").unwrap();
     assert!(show(&host, "comp_algorithm").ends_with("842 wk64 lzhs [null] \n"));
+    store(&host, "comp_algorithm", "lzhs").unwrap();
+    assert!(show(&host, "comp_algorithm").ends_with("842 wk64 [lzhs] null \n"));
     store(&host, "comp_algorithm", "zstd").unwrap();
     store(&host, "algorithm_params", "level=9").unwrap();
     store(&host, "recomp_algorithm", "algo=zstd priority=3").unwrap();

@@ -71,7 +71,7 @@ pub const READ_ONLY: FrontendOption = FrontendOption {
 pub const QUEUE_DEPTH: FrontendOption = FrontendOption {
     name: "queue-depth",
     value_name: "N",
-    kind: OptionKind::Integer(0, u16::MAX as u64),
+    kind: OptionKind::Integer(1, 4096),
     help: "Requests in flight of one queue, 1 to 4096 [default: 128, for swap 32, by FUSE over io_uring 32]",
     chooses: false,
 };

@@ -102,7 +102,8 @@ fn try_out(spec: &DeviceSpec, contents: Option<&OpenedSnapshot>) -> Result {
     if let Some(contents) = contents {
         builder = contents.known.choose(builder);
     }
-    let mut device = builder.build()?;
+    // What can be refused does not depend on the streams, and what they took of the heap may stay with this process.
+    let mut device = builder.streams(1).build()?;
     match contents {
         Some(contents) => contents.known.try_out(&mut device),
         None => Ok(()),

@@ -12,7 +12,9 @@ use zerocopy::IntoBytes;
 
 use crate::agent::{AgentShared, PolicySettings};
 use crate::backing::{BackingOptions, BackingSlot, DiskOpener};
-use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
+use crate::codec::{
+    Choice, Codec, Codecs, Loaded, PRIORITIES, Records, Residence, check_secondary,
+};
 use crate::counters::Counters;
 use crate::dedup::Dedup;
 use crate::device::Device;
@@ -405,14 +407,20 @@ impl Builder {
     /// Assembles a device whose image is complete.
     pub(crate) fn assemble(&self, loaded: Loaded, parts: DeviceParts) -> Result<Device, Error> {
         let count = self.stream_count();
-        let codecs = Codecs::new(parts.records, count)?;
+        let residence = match self.reserve() {
+            Some(_) => Residence::Ready,
+            None => Residence::AsUsed,
+        };
+        let codecs = Codecs::new(parts.records, count, residence)?;
         codecs.change().load(loaded)?;
         let (index, primary) = codecs
             .by_priority(0)
             .ok_or(crate::HeaderError::Inconsistent {
                 what: "no algorithm is the primary",
             })?;
-        let streams = PerCpu::new(count, || Ok(Stream::new(index, primary.context()?)))?;
+        let streams = PerCpu::new(count, || {
+            Ok(Stream::new(index, primary.context(residence)?, residence))
+        })?;
         let capacity = parts.table.capacity();
         let ages = Ages::new(capacity).map_err(refused("the pages' ages", capacity * 4))?;
         let encoder_bytes = streams.get(0).encoder.tfm.memory_bytes() * count;

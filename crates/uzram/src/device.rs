@@ -453,7 +453,7 @@ impl Device {
     pub(crate) fn populate(&self) -> std::io::Result<()> {
         self.table.populate(0)?;
         self.tell_books();
-        // Codecs' contexts touched their memory when they were made.
+        // Codecs' contexts touched their memory when they were made: the device has a reserve.
         self.pool.populate_books()
     }
 

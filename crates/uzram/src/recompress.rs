@@ -284,7 +284,7 @@ impl<'a> RecompressJob<'a> {
             targets.push(RecompressTarget {
                 priority,
                 index,
-                tfm: codec.context()?,
+                tfm: codec.context(self.device.codecs.residence())?,
                 codec,
                 object: Box::new([0; 2 * PAGE_SIZE]),
             });

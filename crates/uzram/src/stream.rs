@@ -12,6 +12,7 @@ use uzram_compress::{Error, Tfm};
 use uzram_pool::contention::{self, Lock};
 
 use crate::PAGE_SIZE;
+use crate::codec::Residence;
 use crate::snapshot::{DirtyMap, StreamCut};
 
 /// Room for an object that grew: two pages, as in the kernel.
@@ -89,19 +90,33 @@ impl Tally {
     }
 }
 
+/// A buffer of these bytes.
+fn filled<const BYTES: usize>(fill: u8) -> Box<[u8; BYTES]> {
+    // Of zeros `vec!` asks the allocator for memory that is zero already, and writes nothing.
+    let bytes = if fill == 0 {
+        vec![0; BYTES]
+    } else {
+        vec![fill; BYTES]
+    };
+    bytes.try_into().unwrap_or_else(|_| Box::new([fill; BYTES]))
+}
+
 impl Stream {
     /// A stream whose encoder is of the codec with that index.
-    pub(crate) fn new(codec: u8, tfm: Box<dyn Tfm>) -> Stream {
-        // Not zeros: a device that serves as swap must have touched its buffers.
-        let object = Box::new([0xA5; BUFFER]);
+    pub(crate) fn new(codec: u8, tfm: Box<dyn Tfm>, residence: Residence) -> Stream {
+        // Zeros are memory that nobody has touched; others are there.
+        let fill = match residence {
+            Residence::AsUsed => 0,
+            Residence::Ready => 0xA5,
+        };
         Stream {
             encoder: StreamEncoder {
                 codec,
                 tfm,
-                object,
+                object: filled(fill),
                 tally: Arc::default(),
             },
-            page: Box::new([0xA5; PAGE_SIZE]),
+            page: filled(fill),
             watch: None,
         }
     }

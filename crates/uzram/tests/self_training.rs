@@ -252,8 +252,35 @@ fn what_was_given_stays() {
     assert_eq!(device.jobs().agent_stats().trainings, 0);
     // Without one, which wakes the agent.
     device.set_algorithm(&Choice::new(SELF_TRAINED)).unwrap();
+    assert!(!waits_for(&device, "was given"), "of the one before");
     wait_for(&device, "training", || generation(&device) == 1);
     check(&device, 0..ENOUGH, 1);
+    agent.stop();
+}
+
+/// A training that found nothing worth its cost is told, until one does or another algorithm is set.
+#[test]
+fn a_refused_training_is_told() {
+    let device = Arc::new(builder().build().unwrap());
+    let agent = Agent::start(device.clone()).unwrap();
+    assert_eq!(device.jobs().self_training_refused(), "");
+    // Nothing that pages have in common.
+    let mut random = uzram_testkit::Random::new(9);
+    let mut page = [0; 4096];
+    for number in 0..ENOUGH {
+        random.fill(&mut page[..2048]);
+        device.write_at(&page, number * 4096).unwrap();
+    }
+    wait_for(&device, "training", || {
+        !device.jobs().self_training_refused().is_empty()
+    });
+    let told = device.jobs().self_training_refused();
+    let done = device.jobs().agent_stats();
+    assert_eq!((done.trainings, done.dictionaries), (1, 0), "{done:?}");
+    assert!(done.last.ends_with(&told), "{told}: {done:?}");
+    device.set_algorithm(&Choice::new("zstd")).unwrap();
+    device.set_algorithm(&Choice::new(SELF_TRAINED)).unwrap();
+    assert_eq!(device.jobs().self_training_refused(), "");
     agent.stop();
 }
 

@@ -122,6 +122,23 @@ impl Chart {
         Ok(svg)
     }
 
+    /// Pictures below each other, as one `<svg>` element; one alone as [`Chart::svg`].
+    pub fn stacked(charts: &[&Chart]) -> Result<String> {
+        if let [chart] = charts {
+            return chart.svg();
+        }
+        let (wide, high) = (SIZE.0, SIZE.1 * charts.len() as u32);
+        let mut all = format!(
+            "<svg width=\"{wide}\" height=\"{high}\" viewBox=\"0 0 {wide} {high}\" xmlns=\"http://www.w3.org/2000/svg\">\n"
+        );
+        for (panel, chart) in charts.iter().enumerate() {
+            let y = SIZE.1 * panel as u32;
+            let svg = chart.svg()?;
+            all += &svg.replacen("<svg ", &format!("<svg x=\"0\" y=\"{y}\" "), 1);
+        }
+        Ok(all + "</svg>\n")
+    }
+
     fn has_labels(&self) -> bool {
         self.series.iter().any(|series| !series.labels.is_empty())
     }
@@ -370,6 +387,32 @@ mod tests {
                 assert!(svg.contains(text) && svg.ends_with("</svg>\n"), "{svg}");
             }
         }
+    }
+
+    #[test]
+    fn panels_are_below_each_other() {
+        let chart = |title: &str| Chart {
+            title: title.into(),
+            series: vec![Series::new("", Look::new(0, 0), vec![(1.0, 1.0)])],
+            ..Chart::default()
+        };
+        let (first, second) = (chart("first"), chart("second"));
+        assert_eq!(Chart::stacked(&[&first]).unwrap(), first.svg().unwrap());
+        let both = Chart::stacked(&[&first, &second]).unwrap();
+        assert_eq!(
+            (both.matches("<svg").count(), both.matches("</svg>").count()),
+            (3, 3)
+        );
+        assert!(both.contains("height=\"920\""), "{both}");
+        let (upper, lower) = both.split_once("y=\"460\" width").unwrap();
+        assert!(
+            upper.contains("first") && !upper.contains("second"),
+            "{upper}"
+        );
+        assert!(
+            lower.contains("second") && !lower.contains("first"),
+            "{lower}"
+        );
     }
 
     #[test]

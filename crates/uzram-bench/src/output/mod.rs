@@ -80,6 +80,11 @@ pub trait Outcome {
     fn charts(&self) -> Vec<Chart> {
         Vec::new()
     }
+
+    /// How many of the charts make the one picture for documents, from the first one on.
+    fn panels(&self) -> usize {
+        1
+    }
 }
 
 impl Outcome for Report {
@@ -119,6 +124,9 @@ pub trait Figure: Serialize + Sized {
     /// The row.
     fn cells(&self) -> Vec<String>;
 
+    /// How many of the charts make the one picture for documents, from the first one on.
+    const PANELS: usize = 1;
+
     /// Pictures of all figures.
     fn charts(_figures: &[Self]) -> Vec<Chart> {
         Vec::new()
@@ -155,6 +163,10 @@ impl<F: Figure> Outcome for FigureRecord<F> {
 
     fn charts(&self) -> Vec<Chart> {
         F::charts(&self.figures)
+    }
+
+    fn panels(&self) -> usize {
+        F::PANELS
     }
 }
 

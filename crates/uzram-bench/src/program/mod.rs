@@ -19,7 +19,7 @@ use uzram_spec::{printable, printable_json};
 use crate::corpus::stored;
 use crate::failure::{Failure, Result, failed};
 use crate::lab::How;
-use crate::output::{self, Files, Outcome, file, text};
+use crate::output::{self, Chart, Files, Outcome, file, text};
 use crate::{api, core};
 
 /// Measure devices beside others, the compress API, the library
@@ -178,7 +178,7 @@ struct Render {
     /// Write one page with tables and pictures, which needs no network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write the first picture as SVG
+    /// Write the first picture as SVG; of codecs those of writing and of reading, one below the other
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -304,11 +304,13 @@ impl Render {
         Files { json, csv, html }.write(&*outcome).map_err(failed)?;
         if let Some(path) = svg {
             let charts = outcome.charts();
-            let chart = charts.iter().find(|chart| !chart.is_empty());
-            let chart = chart.ok_or_else(|| {
-                Failure::usage(format!("{} has no picture", self.record.display()))
-            })?;
-            let drawn = chart.svg().and_then(|svg| file::write(&path, &svg));
+            let shown = charts.iter().filter(|chart| !chart.is_empty());
+            let panels: Vec<&Chart> = shown.take(outcome.panels()).collect();
+            if panels.is_empty() {
+                let message = format!("{} has no picture", self.record.display());
+                return Err(Failure::usage(message));
+            }
+            let drawn = Chart::stacked(&panels).and_then(|svg| file::write(&path, &svg));
             drawn.map_err(failed)?;
         }
         match asked {

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use uzram::PolicySettings;
 use uzram::compress::{AlgorithmSpec, parse_params};
+use uzram_control::zram::without_training;
 use uzram_control::{RunDir, size};
 use uzram_runtime::contents::{self, Piped};
 use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
@@ -161,9 +162,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "POLICY", long_help = policy::HELP)]
     policy: Option<PolicySettings>,
     /// Whether an algorithm that trains itself does so, on the first pages that are written and again when what is written
-    /// has drifted: auto, or off. Others are trained by "uzram train"
-    #[arg(long, default_value = "auto", value_name = "WHEN")]
-    train: SelfTraining,
+    /// has drifted: auto, or off. Others are trained by "uzram train" [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    train: Option<SelfTraining>,
     /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE, a block device, or NAME/PREFIX[,SIZE] of a
     /// remote: then pages leave this host. With ",seal" at its end what is written there is encrypted, with a key that only
     /// the device's memory has. A file whose path reads like a remote's is meant by ./DIRECTORY/FILE. See "uzram writeback"
@@ -238,7 +239,16 @@ impl Options {
             None => SnapshotSource::file(file),
             Some((name, tag)) => SnapshotSource::tag(name, tag),
         });
+        let train_is_given = self.train.is_some();
         let mut spec = self.spec(from, clone, log)?;
+        // Another algorithm may be a snapshot's.
+        let is_own = |from: &SnapshotSource| from.own_algorithm;
+        if train_is_given
+            && spec.from.as_ref().is_none_or(is_own)
+            && let Some(note) = without_training(&spec.algorithm.name)
+        {
+            tell(&note);
+        }
         // Until the device is there.
         let piped = match of_remote {
             Some(_) => None,
@@ -353,7 +363,7 @@ impl Options {
             mem_limit: self.mem_limit,
             erase: self.erase,
             policy: self.policy.unwrap_or_else(PolicySettings::standard),
-            train: self.train,
+            train: self.train.unwrap_or_default(),
             dedup: self.dedup,
             backing,
             from,

@@ -358,6 +358,10 @@ fn training(stat: &Stat, now_seconds: u64) -> Option<String> {
         ),
         None => "none".into(),
     };
+    let was = match stat.train_refused.as_str() {
+        "" => was,
+        why => format!("{was}; the last one was refused: {why}"),
+    };
     match stat.train_waits_for.as_str() {
         "" => generation.map(|_| was),
         next => Some(format!("{was}\n{:12} {}; next: {next}", "", stat.train)),
@@ -484,6 +488,13 @@ mod tests {
         assert!(training(&stat, 100).unwrap().starts_with(&next));
         let generation = r#"{"number":2,"at_seconds":1000,"pages_trained":2048,"pages_judged":1000,
             "bytes_before":2048000,"bytes_after":1024000}"#;
+        stat.train_refused = "1.6 % smaller".into();
+        let refused = training(&stat, 100).unwrap();
+        assert!(
+            refused.starts_with("none; the last one was refused: 1.6 % smaller\n"),
+            "{refused}"
+        );
+        stat.train_refused = String::new();
         stat.codecs[0].generation = serde_json::from_str(generation).unwrap();
         stat.train_waits_for = String::new();
         assert_eq!(

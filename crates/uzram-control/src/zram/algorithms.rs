@@ -50,13 +50,26 @@ pub fn default_name() -> &'static str {
     names(true).first().copied().unwrap_or("null")
 }
 
-/// The names as `comp_algorithm` shows them, `chosen` in brackets.
+/// Where an algorithm does not train itself: that to allow or forbid it has no effect, in words.
+pub fn without_training(name: &str) -> Option<String> {
+    let algorithm = registry().find(name).ok()?;
+    let what = || {
+        format!(
+            "train has no effect now: {} does not train itself",
+            algorithm.name()
+        )
+    };
+    (!algorithm.trains_itself()).then(what)
+}
+
+/// The names as `comp_algorithm` shows them, `chosen` in brackets: that one also where the kernel lacks it.
 pub(crate) fn list(chosen: &str, strict: bool) -> String {
+    let shown = names(strict);
     let mut text = String::new();
-    for name in names(strict) {
+    for name in names(false) {
         if name == chosen {
             text += &format!("[{name}] ");
-        } else {
+        } else if shown.contains(&name) {
             text += name;
             text.push(' ');
         }
@@ -75,4 +88,21 @@ pub(super) fn from_stat(stat: &Stat) -> [Option<String>; PRIORITIES] {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_one_is_shown_where_no_kernel_has_it() {
+        let of_kernel = "lzo-rle lzo lz4 lz4hc zstd deflate 842 ";
+        assert_eq!(list("lzhs", true), format!("{of_kernel}[lzhs] \n"));
+        assert_eq!(list("null", true), format!("{of_kernel}[null] \n"));
+        assert_eq!(list("", true), format!("{of_kernel}\n"));
+        assert_eq!(
+            list("wk64", false),
+            format!("{of_kernel}[wk64] lzhs null \n")
+        );
+    }
 }

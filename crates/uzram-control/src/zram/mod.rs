@@ -24,7 +24,7 @@ pub use rustix::io::Errno;
 
 pub use algorithms::{
     default_name as default_algorithm, left_out as algorithms_left_out, names as algorithm_names,
-    provide_algorithms, registry as algorithms,
+    provide_algorithms, registry as algorithms, without_training,
 };
 pub use attribute::{Attribute, AttributePlace, Show, Store, Subject, WritableWhen};
 pub use attributes::ATTRIBUTES;

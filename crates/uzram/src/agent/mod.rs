@@ -137,6 +137,15 @@ impl JobsApi<'_> {
         }
     }
 
+    /// Why the last training of the device's own took nothing, in words; empty where it took something, and where none has
+    /// ended since the agent was started or the algorithm was set.
+    pub fn self_training_refused(self) -> String {
+        match self.0.primary().algorithm.trains_itself() {
+            true => self.0.policy.status.refused_training(),
+            false => String::new(),
+        }
+    }
+
     /// The agent's counters. Never waits.
     pub fn agent_stats(self) -> AgentStats {
         self.0.policy.status.read()

@@ -208,6 +208,11 @@ impl Worker<'_> {
             status.wait_for_training(what);
         }
         status.count(|stats| stats.dictionaries += u64::from(adopted));
+        status.refuse_training(match &report {
+            Ok(_) if adopted => String::new(),
+            Ok(report) => report.reason.clone(),
+            Err(error) => error.to_string(),
+        });
         self.note(match report {
             Ok(report) if adopted => format!(
                 "training: took generation {}, since {why}: {}",
@@ -220,6 +225,11 @@ impl Worker<'_> {
 }
 
 impl SelfTrainer {
+    /// Has the next look be at once: something has changed.
+    pub(super) fn look_now(&mut self) {
+        self.next_look = None;
+    }
+
     /// When to look again.
     fn rest(&mut self, seen: &Seen, now: Instant) -> Duration {
         let most = match seen.generation {

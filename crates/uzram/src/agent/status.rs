@@ -47,6 +47,8 @@ pub(crate) struct Status {
     stats: Mutex<AgentStats>,
     /// What the training of a primary that trains itself waits for.
     self_training: Mutex<String>,
+    /// Why its last training took nothing; empty where it took something, or there was none.
+    refused_training: Mutex<String>,
 }
 
 impl Status {
@@ -76,6 +78,23 @@ impl Status {
     pub(super) fn self_training(&self) -> String {
         let now = self.self_training.lock();
         now.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records why the last training took nothing.
+    pub(super) fn refuse_training(&self, why: String) {
+        let refused = self.refused_training.lock();
+        *refused.unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(super) fn refused_training(&self) -> String {
+        let refused = self.refused_training.lock();
+        refused.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets all that was said of trainings: somebody has set another primary.
+    pub(crate) fn forget_training(&self) {
+        self.wait_for_training(String::new());
+        self.refuse_training(String::new());
     }
 
     pub(crate) fn read(&self) -> AgentStats {

@@ -117,6 +117,7 @@ impl<'a> Worker<'a> {
         self.keep_ages(self.settings.wants_ages());
         self.at = None;
         self.next_pass = Instant::now();
+        self.trainer.look_now();
         // Without an algorithm for recompression there may be nothing to gain by one: a plan says so, and no log.
         if self.settings.writeback_seconds.is_some() && !self.device.backing.takes_pages() {
             self.note(format!("policy: {NO_BACKING}"));

@@ -73,12 +73,11 @@ impl Device {
         changing.retire_unused(&self.counters);
         let mut encoders = Vec::new();
         for _ in 0..self.streams.count() {
-            encoders.push(codec.context()?);
+            encoders.push(codec.context(self.codecs.residence())?);
         }
         let encoder_bytes: usize = encoders.iter().map(|tfm| tfm.memory_bytes()).sum();
-        let trained_itself =
-            (current.as_ref()).is_some_and(|(_, now)| now.algorithm.trains_itself());
-        let begins = codec.algorithm.trains_itself() && !trained_itself;
+        let set_anew = instead_of.is_none();
+        let trains_itself = codec.algorithm.trains_itself();
         let index = changing.admit(codec)?;
         // The grace period: each stream's lock is taken once, so every write with an old encoder is over.
         self.streams.take_from_each(|stream| {
@@ -89,8 +88,12 @@ impl Device {
         });
         self.encoder_bytes.store(encoder_bytes as u64, Relaxed);
         self.set_role(&changing, 0, Some(index));
-        if begins {
-            self.policy.wake();
+        if set_anew {
+            // What was said is of another primary.
+            self.policy.status.forget_training();
+            if trains_itself {
+                self.policy.wake();
+            }
         }
         Ok(Some(generation()))
     }

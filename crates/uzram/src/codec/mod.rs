@@ -166,10 +166,13 @@ impl Codec {
         self.settings.params_text(&*self.algorithm)
     }
 
-    /// A context that has touched all of its memory, on a page that compresses and on one that does not: a device
-    /// that serves as swap must not touch new memory later.
-    pub(crate) fn context(&self) -> Result<Box<dyn Tfm>, CodecError> {
+    /// A context that compresses. [`Residence::Ready`] has it touch all of its memory, on a page that compresses and on one
+    /// that does not.
+    pub(crate) fn context(&self, residence: Residence) -> Result<Box<dyn Tfm>, CodecError> {
         let mut tfm = self.prepared.tfm()?;
+        if residence == Residence::AsUsed {
+            return Ok(tfm);
+        }
         let mut back = [0; PAGE_SIZE];
         for object in objects(&mut *tfm) {
             let _ = tfm.decompress(&object, &mut back);
@@ -177,12 +180,19 @@ impl Codec {
         Ok(tfm)
     }
 
-    /// Contexts for readers, with their memory touched. None where decompression needs no context.
-    pub(crate) fn decoders(&self, count: usize) -> Result<Vec<Box<dyn Decoder>>, CodecError> {
+    /// Contexts for readers. None where decompression needs no context.
+    pub(crate) fn decoders(
+        &self,
+        count: usize,
+        residence: Residence,
+    ) -> Result<Vec<Box<dyn Decoder>>, CodecError> {
         if !self.needs_context() {
             return Ok(Vec::new());
         }
-        let objects = objects(&mut *self.prepared.tfm()?);
+        let objects = match residence {
+            Residence::Ready => objects(&mut *self.prepared.tfm()?),
+            Residence::AsUsed => Vec::new(),
+        };
         let mut back = [0; PAGE_SIZE];
         let mut make = || {
             let mut decoder = self.prepared.decoder()?;
@@ -193,6 +203,15 @@ impl Codec {
         };
         (0..count).map(|_| make()).collect()
     }
+}
+
+/// When the memory of contexts and buffers is taken. All of it is allocated beforehand in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Residence {
+    /// As pages are compressed and read. A device that nobody writes to takes little.
+    AsUsed,
+    /// At once: a device that serves as swap must not touch new memory later.
+    Ready,
 }
 
 /// The objects of a page that compresses and of one that does not.

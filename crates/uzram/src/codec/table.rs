@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use uzram_compress::{Algorithm, Decoder, Error as CodecError};
 
 use super::generation::last_generation;
-use super::{CODECS, Codec, Generation, PRIORITIES, Records};
+use super::{CODECS, Codec, Generation, PRIORITIES, Records, Residence};
 use crate::backing::Brought;
 use crate::counters::Counters;
 use crate::snapshot::CutCodec;
@@ -140,6 +140,7 @@ pub(crate) struct Codecs {
     roster: Mutex<Roster>,
     changing: Mutex<()>,
     records: Records,
+    residence: Residence,
 }
 
 /// Codecs prepared from an image's records, by index, and their priorities.
@@ -157,8 +158,13 @@ pub(crate) struct Changing<'a> {
 
 impl Codecs {
     /// An empty table with readers for `count` CPUs.
-    pub(crate) fn new(records: Records, count: usize) -> Result<Codecs, CodecError> {
+    pub(crate) fn new(
+        records: Records,
+        count: usize,
+        residence: Residence,
+    ) -> Result<Codecs, CodecError> {
         Ok(Codecs {
+            residence,
             shared: [const { AtomicPtr::new(std::ptr::null_mut()) }; CODECS],
             with_context: AtomicU16::new(0),
             leaving: AtomicU16::new(0),
@@ -194,6 +200,11 @@ impl Codecs {
 
     fn roster(&self) -> MutexGuard<'_, Roster> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the memory of contexts is taken.
+    pub(crate) fn residence(&self) -> Residence {
+        self.residence
     }
 
     /// The codec of a priority, and its index.
@@ -352,7 +363,7 @@ impl Changing<'_> {
         }
         let index = free.ok_or(Error::CodecsFull)?;
         let readers = table.readers.count();
-        let contexts = codec.decoders(readers)?;
+        let contexts = codec.decoders(readers, table.residence)?;
         table.records.put(index, &codec)?;
         self.install(index, codec, contexts);
         Ok(index as u8)
@@ -377,7 +388,7 @@ impl Changing<'_> {
         for (index, codec) in loaded.codecs.into_iter().enumerate() {
             match codec {
                 Some(codec) => {
-                    let contexts = codec.decoders(readers)?;
+                    let contexts = codec.decoders(readers, self.codecs.residence)?;
                     self.install(index, codec, contexts);
                 }
                 // The last process may have died between writing a dictionary and its record.

@@ -4,7 +4,7 @@
 use uzram_compress::Tfm;
 use uzram_pool::HUGE_THRESHOLD;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Residence};
 use crate::cpu_time::cpu_time;
 use crate::{Error, PAGE_SIZE};
 
@@ -79,7 +79,10 @@ pub(super) fn compare(
     after: &Codec,
     pages: &[&[u8; PAGE_SIZE]],
 ) -> Result<Verdict, Error> {
-    let (mut before, mut after) = (before.context()?, after.context()?);
+    let (mut before, mut after) = (
+        before.context(Residence::Ready)?,
+        after.context(Residence::Ready)?,
+    );
     let (bytes_before, bytes_after) = (stored(&mut *before, pages), stored(&mut *after, pages));
     let mut ratios = Vec::with_capacity(ROUNDS);
     for round in 0..ROUNDS {

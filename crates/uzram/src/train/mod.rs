@@ -20,7 +20,7 @@ pub use compare::{pays, pays_unasked};
 pub(crate) use sample::sample_each;
 
 use crate::apis::JobsApi;
-use crate::codec::{Codec, Generation, PRIORITIES};
+use crate::codec::{Codec, Generation, PRIORITIES, Residence};
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
@@ -284,7 +284,7 @@ impl JobsApi<'_> {
     /// Memory that a codec with a dictionary takes beyond the encoders of the one before.
     fn cost(self, candidate: &Codec) -> Result<u64, Error> {
         let one: usize = candidate
-            .decoders(1)?
+            .decoders(1, Residence::AsUsed)?
             .iter()
             .map(|decoder| decoder.memory_bytes())
             .sum();

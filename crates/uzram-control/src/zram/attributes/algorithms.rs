@@ -22,9 +22,11 @@ pub(in crate::zram) const COMP_ALGORITHM: Attribute = Attribute {
     mode: 0o644,
     since: "3.15",
     about: "the compression algorithm",
-    docs: "Shows the names of all algorithms, the chosen one in brackets, a space behind each. Takes a name from that list. \
-           E2BIG for 128 bytes or more, EINVAL for an unknown name, then EBUSY where the device is initialised. Not strict, \
-           an initialised device compresses with it from now on, and `null` (no compression) is an algorithm, too.",
+    docs: "Shows the names of all algorithms that Linux has, too, and the chosen one in brackets, a space behind each. The chosen \
+           one is shown where no kernel has it, as `lzhs`, the default of `uzram create`; to take such a name is not strict. \
+           E2BIG for 128 bytes or more, EINVAL for any other name, then EBUSY where the device is initialised. Not strict, \
+           an initialised device compresses with it from now on, and all of `uzram algorithms` are shown and taken, as `lzhs` \
+           and `null` (no compression).",
     when: WritableWhen::Uninit,
     show: Some(show_comp),
     store: Some(store_comp),
