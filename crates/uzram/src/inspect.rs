@@ -11,7 +11,7 @@ use uzram_compress::Tfm;
 use uzram_pool::{HUGE_THRESHOLD, class_size};
 
 use crate::apis::JobsApi;
-use crate::codec::{Choice, Codec, PRIORITIES};
+use crate::codec::{Choice, Codec, PRIORITIES, Residence};
 use crate::cpu_time::cpu_time;
 use crate::device::Device;
 use crate::recompress::Pace;
@@ -149,7 +149,7 @@ impl Trial {
     fn new(priority: usize, codec: Arc<Codec>) -> Result<Trial, Error> {
         Ok(Trial {
             priority,
-            tfm: codec.context()?,
+            tfm: codec.context(Residence::Ready)?,
             codec,
             compress: Duration::ZERO,
             decompress: Duration::ZERO,
