@@ -657,7 +657,7 @@ mod tests {
             "label = \"\"\"",
             "x = {",
             "[[device",
-            "name = \"x\"\n[daemon]\n[daemon]",
+            "name = \"x y\"\n[daemon]\n[daemon]",
         ] {
             let text = format!("{}[[device]]\n{bad}\n{}", good("zram7"), good("zram9"));
             let config = read(&text);
