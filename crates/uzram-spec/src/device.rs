@@ -878,8 +878,8 @@ mod tests {
             (r#"{"version":1,"colour":"red"}"#, "unknown field `colour`"),
             (r#"{"version":1,"size":"4X"}"#, "size: '4X' is not a size"),
             (
-                r#"{"version":1,"name":"disk"}"#,
-                "'disk' is not a device name",
+                r#"{"version":1,"name":"a/disk"}"#,
+                "'a/disk' is not a device name",
             ),
             (r#"{"version":1,"algorithm":"zstd("}"#, "algorithm"),
             (
