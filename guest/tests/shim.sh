@@ -50,4 +50,4 @@ check uzram remove zram0
 kill $daemon
 wait $daemon || :
 # What the daemon keeps for its next start.
-rm /run/uzram/uzramd.json
+rm /run/uzram/uzramd.json /run/uzram/history.json

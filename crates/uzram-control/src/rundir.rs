@@ -674,7 +674,7 @@ fn empty(dir: &PrivateDir) -> io::Result<()> {
 }
 
 /// Whether a directory is, or was, a device's: somebody may have one of such a name with files of his own. A device's has the
-/// lock from the first moment on, and soon a description or a record.
+/// lock from the first moment on, and soon a description or a record, which alone tells, too.
 fn is_device(dir: &PrivateDir) -> bool {
     let Ok(names) = dir.names() else { return false };
     let has = |name: &str| names.iter().any(|there| there == name);
@@ -684,7 +684,8 @@ fn is_device(dir: &PrivateDir) -> bool {
             .all(|there| NEW.iter().any(|name| there == name))
     };
     let begun = [RECORD, SPEC, SERVER_SOCKET, KEEPER_SOCKET];
-    names.is_empty() || has(LOCK) && (begun.into_iter().any(has) || is_new())
+    let begun = || begun.into_iter().any(has) || is_new();
+    names.is_empty() || record_of(dir).is_some() || has(LOCK) && begun()
 }
 
 /// `None` if somebody else holds it.
