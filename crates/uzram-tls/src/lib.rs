@@ -316,6 +316,11 @@ fn in_words(error: pem::Error, what: &str) -> String {
     }
 }
 
+/// The README's example is one that compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests {
     use super::*;
