@@ -7,10 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::{acid, sh};
 
-/// What only tests need.
-const NOT_PACKED: &[&str] = &["uzram-testkit"];
-
-/// Packs all crates but those of tests, in a copy of this tree.
+/// Packs all crates, that of tests too, which the laboratory takes a driver from, in a copy of this tree.
 pub(crate) fn packages() -> Result<()> {
     let tree = acid::copy("packages")?;
     let manifest = tree.join("Cargo.toml");
@@ -19,11 +16,7 @@ pub(crate) fn packages() -> Result<()> {
     fs::write(&manifest, text.replace("publish = false", "publish = true"))?;
     let mut package = sh::cargo(&["package", "--allow-dirty"]);
     for entry in fs::read_dir(tree.join("crates"))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if NOT_PACKED.iter().all(|not| name != *not) {
-            package.arg("--package").arg(name);
-        }
+        package.arg("--package").arg(entry?.file_name());
     }
     package.current_dir(&tree);
     package.env("CARGO_TARGET_DIR", sh::target());

@@ -39,5 +39,4 @@ pub use program::{main, main_with};
 
 // The library that the tests of the compress crate load, too.
 #[allow(unsafe_code)]
-#[path = "../../uzram-compress/tests/support/liblzo2.rs"]
 mod liblzo2;

@@ -2,7 +2,7 @@
 //! loaded at run time.
 #![cfg(feature = "lzo")]
 
-#[path = "support/liblzo2.rs"]
+#[path = "../../uzram-bench/src/liblzo2.rs"]
 mod liblzo2;
 
 use liblzo2::Liblzo2;
