@@ -453,12 +453,16 @@ impl RunDir {
         for name in names {
             // Not there: it went while we looked. Held: it lives.
             let Ok(dir) = all.dir(&name) else { continue };
-            if !is_device(&dir) {
+            // Asked first where that would make a lock; else only of what nobody holds, which is seldom.
+            if dir.identity(LOCK).is_none() && !is_device(&dir) {
                 continue;
             }
             let Ok(Some(lock)) = try_lock(&dir) else {
                 continue;
             };
+            if !is_device(&dir) {
+                continue;
+            }
             let outcome = clear(dir.path()).and_then(|cleared| {
                 remove_device(&all, &dir, &name)
                     .map(|()| cleared)

@@ -62,11 +62,11 @@ impl PeerAddress {
             (PeerAddress::Unix(_), Some(_)) => {
                 Err(Failure::usage("--certificates is for tls:HOST:PORT"))
             }
-            (PeerAddress::Tls { host, port }, Some(certificates)) => Ok(Place::Tls {
+            (PeerAddress::Tls { host, port }, Some(certificates)) => Ok(Place::Tls(TlsPlace {
                 host,
                 port: *port,
                 certificates,
-            }),
+            })),
             (PeerAddress::Tls { .. }, None) => {
                 let message = "both sides of tls:HOST:PORT show who they are: --certificates DIR says with what";
                 Err(Failure::usage(message))
@@ -78,11 +78,57 @@ impl PeerAddress {
 /// An address, with a directory of certificates where it takes one.
 enum Place<'a> {
     Unix(&'a Path),
-    Tls {
-        host: &'a str,
-        port: u16,
-        certificates: &'a Path,
-    },
+    Tls(TlsPlace<'a>),
+}
+
+struct TlsPlace<'a> {
+    host: &'a str,
+    port: u16,
+    certificates: &'a Path,
+}
+
+impl std::fmt::Display for TlsPlace<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tls:{}:{}", self.host, self.port)
+    }
+}
+
+impl TlsPlace<'_> {
+    fn connect(&self) -> Result<TlsStream> {
+        let config = uzram_tls::client_config(self.certificates).map_err(Failure::usage)?;
+        let host = self.host;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Failure::usage(format!("{host} is no name of a host, and no address")))?;
+        let socket = connect_tcp(host, self.port).map_err(failed(self))?;
+        let connection = ClientConnection::new(Arc::new(config), name)
+            .map_err(|error| Failure::failed(format!("{self}: {error}")))?;
+        let mut stream = TlsStream::begin(connection.into(), socket).map_err(failed(self))?;
+        stream.await_welcome().map_err(failed(self))?;
+        Ok(stream)
+    }
+
+    fn accept(&self) -> Result<TlsStream> {
+        let certificates =
+            uzram_tls::Tls::from_directory(self.certificates, true).map_err(Failure::usage)?;
+        let listener = TcpListener::bind((self.host, self.port)).map_err(failed(self))?;
+        let address = listener.local_addr().map_err(failed("waiting"))?;
+        exit::tell(format!("waits at tls:{address}"));
+        loop {
+            let (socket, from) = listener.accept().map_err(failed("waiting"))?;
+            let begun = certificates
+                .config()
+                .map_err(io::Error::other)
+                .and_then(|config| ServerConnection::new(config).map_err(io::Error::other))
+                .and_then(|connection| TlsStream::begin(connection.into(), socket));
+            match begun {
+                Ok(stream) => return Ok(stream),
+                Err(error) => exit::tell(format!(
+                    "a connection from {from} is refused: {}",
+                    printable_line(&error.to_string())
+                )),
+            }
+        }
+    }
 }
 
 fn failed(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Failure {
@@ -105,80 +151,26 @@ pub(super) struct TlsStream {
 impl Peer {
     /// Connects to a side that waits.
     pub(super) fn connect(address: &PeerAddress, certificates: Option<&Path>) -> Result<Peer> {
-        let (host, port, certificates) = match address.with(certificates)? {
-            Place::Tls {
-                host,
-                port,
-                certificates,
-            } => (host, port, certificates),
-            Place::Unix(path) => {
-                let socket = UnixStream::connect(path).map_err(|error| {
-                    let kind = match error.kind() {
-                        io::ErrorKind::NotFound => Kind::Usage,
-                        _ => Kind::from_io(&error),
-                    };
-                    Failure::new(kind, format!("unix:{}: {error}", path.display()))
-                })?;
-                return Ok(Peer::Unix(Arc::new(socket)));
-            }
-        };
-        let config = uzram_tls::client_config(certificates).map_err(Failure::usage)?;
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| Failure::usage(format!("{host} is no name of a host, and no address")))?;
-        let of = format!("tls:{host}:{port}");
-        let socket = connect_tcp(host, port).map_err(failed(&of))?;
-        let connection = ClientConnection::new(Arc::new(config), name)
-            .map_err(|error| Failure::failed(format!("{of}: {error}")))?;
-        let stream = TlsStream::begin(connection.into(), socket).map_err(failed(&of))?;
-        let mut peer = Peer::Tls(Arc::new(Mutex::new(stream)));
-        peer.is_welcome().map_err(failed(&of))?;
-        Ok(peer)
-    }
-
-    /// A client's handshake ends before the server has looked at its certificate.
-    fn is_welcome(&mut self) -> io::Result<()> {
-        let set_timeout = |peer: &Peer, timeout| match peer {
-            Peer::Unix(_) => Ok(()),
-            Peer::Tls(stream) => lock(stream).socket.set_read_timeout(timeout),
-        };
-        set_timeout(self, Some(HANDSHAKE))?;
-        self.read_exact(&mut [0; WELCOME.len()])?;
-        set_timeout(self, None)
+        match address.with(certificates)? {
+            Place::Unix(path) => connect_unix(path).map(Peer::unix),
+            Place::Tls(place) => place.connect().map(Peer::tls),
+        }
     }
 
     /// Waits for one connection, of the same user or with a certificate. Others are told and waited past.
     pub(super) fn accept(address: &PeerAddress, certificates: Option<&Path>) -> Result<Peer> {
-        let (host, port, certificates) = match address.with(certificates)? {
-            Place::Tls {
-                host,
-                port,
-                certificates,
-            } => (host, port, certificates),
-            Place::Unix(path) => {
-                return accept_unix(path).map(|socket| Peer::Unix(Arc::new(socket)));
-            }
-        };
-        let certificates =
-            uzram_tls::Tls::from_directory(certificates, true).map_err(Failure::usage)?;
-        let listener =
-            TcpListener::bind((host, port)).map_err(failed(format_args!("tls:{host}:{port}")))?;
-        let address = listener.local_addr().map_err(failed("waiting"))?;
-        exit::tell(format!("waits at tls:{address}"));
-        loop {
-            let (socket, from) = listener.accept().map_err(failed("waiting"))?;
-            let begun = certificates
-                .config()
-                .map_err(io::Error::other)
-                .and_then(|config| ServerConnection::new(config).map_err(io::Error::other))
-                .and_then(|connection| TlsStream::begin(connection.into(), socket));
-            match begun {
-                Ok(stream) => return Ok(Peer::Tls(Arc::new(Mutex::new(stream)))),
-                Err(error) => exit::tell(format!(
-                    "a connection from {from} is refused: {}",
-                    printable_line(&error.to_string())
-                )),
-            }
+        match address.with(certificates)? {
+            Place::Unix(path) => accept_unix(path).map(Peer::unix),
+            Place::Tls(place) => place.accept().map(Peer::tls),
         }
+    }
+
+    fn unix(socket: UnixStream) -> Peer {
+        Peer::Unix(Arc::new(socket))
+    }
+
+    fn tls(stream: TlsStream) -> Peer {
+        Peer::Tls(Arc::new(Mutex::new(stream)))
     }
 
     /// Says that nothing more comes from here.
@@ -248,6 +240,13 @@ impl TlsStream {
         Ok(stream)
     }
 
+    /// Waits for the other side's first word: a client's handshake ends before the server has looked at its certificate.
+    fn await_welcome(&mut self) -> io::Result<()> {
+        self.socket.set_read_timeout(Some(HANDSHAKE))?;
+        self.read_exact(&mut [0; WELCOME.len()])?;
+        self.socket.set_read_timeout(None)
+    }
+
     /// Sends what TLS has to send.
     fn send(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
@@ -273,22 +272,25 @@ fn receive(connection: &mut Connection, mut socket: &TcpStream) -> io::Result<bo
     })
 }
 
+impl Read for TlsStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.connection.reader().read(buffer) {
+                // An end that the other side did not say is an error here: `UnexpectedEof`.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            receive(&mut self.connection, &self.socket)?;
+            self.send()?;
+        }
+    }
+}
+
 impl Read for Peer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Peer::Unix(socket) => (&**socket).read(buffer),
-            Peer::Tls(stream) => {
-                let stream = &mut *lock(stream);
-                loop {
-                    match stream.connection.reader().read(buffer) {
-                        // An end that the other side did not say is an error here: `UnexpectedEof`.
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        read => return read,
-                    }
-                    receive(&mut stream.connection, &stream.socket)?;
-                    stream.send()?;
-                }
-            }
+            Peer::Tls(stream) => lock(stream).read(buffer),
         }
     }
 }
@@ -322,6 +324,16 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+fn connect_unix(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path).map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => Kind::Usage,
+            _ => Kind::from_io(&error),
+        };
+        Failure::new(kind, format!("unix:{}: {error}", path.display()))
+    })
 }
 
 /// Waits for a connection of the same user.
