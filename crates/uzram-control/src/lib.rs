@@ -12,6 +12,7 @@
 
 mod call;
 mod damaged;
+mod dictionary;
 mod execute;
 mod failure;
 mod hex;
@@ -27,6 +28,7 @@ pub use call::{
     CALL_SILENCE, Deadline, call, call_detached, call_device, call_devices, call_with_files,
 };
 pub use damaged::DamagedDevice;
+pub use dictionary::read_dictionary;
 pub use execute::{default_recompression, execute, execute_paced, total_pages};
 pub use hex::{from_hex, to_hex};
 pub use protocol::{

@@ -144,10 +144,15 @@ impl PrivateDir {
             true => Mode::RUSR | Mode::WUSR,
             false => Mode::empty(),
         };
-        let fd = open_below(&self.fd, OsStr::new(name), flags | OFlags::NOCTTY, mode)?;
+        let irregular = || io::Error::other(format!("{name} is no regular file"));
+        let fd = match open_below(&self.fd, OsStr::new(name), flags | OFlags::NOCTTY, mode) {
+            // So says the system of a socket, and of a pipe to write to that nobody reads.
+            Err(Errno::NXIO) => return Err(irregular()),
+            opened => opened?,
+        };
         let stat = rustix::fs::fstat(&fd)?;
         if kind(&stat) != FileType::RegularFile {
-            return Err(io::Error::other(format!("{name} is no regular file")));
+            return Err(irregular());
         }
         if !is_own(&stat) {
             let message = format!("{name} belongs to user {}", stat.st_uid);
@@ -242,6 +247,8 @@ mod tests {
             assert!(dir.read(name, 100).is_err(), "{name}");
             assert!(dir.lock_file(name).is_err(), "{name}");
         }
+        let refused = dir.lock_file("pipe").unwrap_err().to_string();
+        assert_eq!(refused, "pipe is no regular file");
         assert!(dir.dir("up").is_err());
         dir.write("link", b"mine").unwrap();
         assert_eq!(fs::read(temp.path().join("secret")).unwrap(), b"x");

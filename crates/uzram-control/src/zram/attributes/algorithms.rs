@@ -1,11 +1,10 @@
 //! The attributes that choose algorithms and their parameters.
 
-use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use uzram::PRIORITIES;
 
+use crate::dictionary::read_dictionary;
 use crate::protocol::Request;
 use crate::zram::config::{AlgorithmParams, chosen};
 use crate::zram::device::{Change, Zram, ask};
@@ -14,8 +13,6 @@ use crate::zram::{Attribute, Errno, Refusal, Subject, WritableWhen, algorithms};
 
 /// Names of this length or more are refused before they are looked up.
 const MAX_NAME: usize = 128;
-/// The longest dictionary that any algorithm takes.
-const MAX_DICTIONARY: u64 = 1 << 20;
 
 pub(in crate::zram) const COMP_ALGORITHM: Attribute = Attribute {
     name: "comp_algorithm",
@@ -190,7 +187,7 @@ fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     }
     change.set(|config| config.params[priority] = AlgorithmParams::default());
     if let Some(path) = dictionary {
-        params.dictionary = read_dictionary(&path).ok_or(Errno::INVAL)?;
+        params.dictionary = dictionary_at(&path).ok_or(Errno::INVAL)?;
     }
     if let Some(name) = name {
         apply(&change, priority, name, &params)?;
@@ -200,18 +197,10 @@ fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
 }
 
 /// Reads a dictionary. `None` if it cannot be read, is empty or too long.
-fn read_dictionary(path: &[u8]) -> Option<Vec<u8>> {
+fn dictionary_at(path: &[u8]) -> Option<Vec<u8>> {
     let path = Path::new(std::str::from_utf8(path).ok()?);
-    // A pipe or device may never end, and a relative path would start from another directory than the writer's.
-    if !path.is_absolute() || !fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).ok()?;
-    file.take(MAX_DICTIONARY + 1).read_to_end(&mut bytes).ok()?;
-    (1..=MAX_DICTIONARY)
-        .contains(&(bytes.len() as u64))
-        .then_some(bytes)
+    // A relative path would start from another directory than the writer's.
+    path.is_absolute().then(|| read_dictionary(path).ok())?
 }
 
 pub(in crate::zram) const MAX_COMP_STREAMS: Attribute = Attribute {
