@@ -15,7 +15,9 @@ use crate::output::Outcome;
 use crate::report::Report;
 #[cfg(feature = "rivals")]
 use crate::vhost_user;
-use crate::{api, attach, churn, clone, codecs, core, devices, policy, rivals, scale, snapshot};
+use crate::{
+    api, attach, churn, clone, codecs, core, devices, policy, rivals, scale, snapshot, training,
+};
 
 /// All of them, in the order of the list.
 pub const EXPERIMENTS: &[Experiment] = &[
@@ -26,6 +28,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     attach::EXPERIMENT,
     churn::EXPERIMENT,
     policy::EXPERIMENT,
+    training::EXPERIMENT,
     scale::EXPERIMENT,
     devices::EXPERIMENT,
     snapshot::EXPERIMENT,

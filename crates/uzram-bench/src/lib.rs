@@ -31,6 +31,7 @@ mod rival;
 pub mod rivals;
 mod scale;
 mod snapshot;
+mod training;
 #[cfg(feature = "rivals")]
 mod vhost_user;
 mod zram;
