@@ -82,7 +82,11 @@ const QUOTIENTS: [&str; 3] = [
 
 fn name_of((algorithm, params, bytes): &Contestant) -> String {
     let params = params.iter().map(|(key, value)| format!(" {key}={value}"));
-    format!("{algorithm}{}, {}K", params.collect::<String>(), bytes >> 10)
+    format!(
+        "{algorithm}{}, {}K",
+        params.collect::<String>(),
+        bytes >> 10
+    )
 }
 
 /// Adds what an algorithm gains by training on a kind of pages. Returns density, write and read speed over those untrained.
@@ -143,8 +147,16 @@ fn gain(
     let kib = |bytes: usize| bytes as f64 / 1024.0;
     let takes = [
         ("processor time of learning, s", used, 1.0),
-        ("memory that all streams share, KiB", kib(prepared[1].memory_bytes()), 512.0),
-        ("memory of a stream, KiB", kib(sides[1].context_bytes().unwrap_or_default()), 64.0),
+        (
+            "memory that all streams share, KiB",
+            kib(prepared[1].memory_bytes()),
+            512.0,
+        ),
+        (
+            "memory of a stream, KiB",
+            kib(sides[1].context_bytes().unwrap_or_default()),
+            64.0,
+        ),
     ];
     for (what, value, most) in takes {
         match algorithm.driver_name() {
@@ -187,7 +199,13 @@ fn writers(how: &How, report: &mut Report, progress: Progress<'_>) -> Result<()>
             unreachable!("both took their turn");
         };
         let during = with.training.context("it did not train")?;
-        ensure!(without.writes.last().is_some_and(|(at, _)| *at > during.end), "it trained late");
+        ensure!(
+            without
+                .writes
+                .last()
+                .is_some_and(|(at, _)| *at > during.end),
+            "it trained late"
+        );
         let (p50, p99) = quantiles(&without.writes, &during);
         let (trained_p50, trained_p99) = quantiles(&with.writes, &during);
         let seconds = (during.end - during.start).as_secs_f64();
@@ -233,7 +251,9 @@ fn written(pages: &[[u8; PAGE]], trains: bool, plain: Duration) -> Result<Writte
         }
         match (trains, is_training()) {
             (true, true) => {
-                let from = training.as_ref().map_or(at, |of: &Range<Duration>| of.start);
+                let from = training
+                    .as_ref()
+                    .map_or(at, |of: &Range<Duration>| of.start);
                 training = Some(from..at);
             }
             (true, false) if training.is_some() || at > PATIENCE => break,
@@ -263,6 +283,9 @@ fn quantiles(writes: &[(Duration, Duration)], during: &Range<Duration>) -> (f64,
     let within = writes.iter().filter(|(at, _)| during.contains(at));
     let mut all: Vec<Duration> = within.map(|(_, took)| *took).collect();
     all.sort();
-    let at = |part: usize| all.get(all.len() * part / 100).map_or(f64::NAN, Duration::as_secs_f64);
+    let at = |part: usize| {
+        all.get(all.len() * part / 100)
+            .map_or(f64::NAN, Duration::as_secs_f64)
+    };
     (at(50), at(99))
 }

@@ -55,7 +55,10 @@ mod tests {
             file.set_len(len).unwrap();
             at(name)
         };
-        assert_eq!(read_dictionary(&of_len("all", 1 << 20)).unwrap().len(), 1 << 20);
+        assert_eq!(
+            read_dictionary(&of_len("all", 1 << 20)).unwrap().len(),
+            1 << 20
+        );
         let pipe = at("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
         let refused = [
@@ -74,7 +77,10 @@ mod tests {
             let answer = answer.recv_timeout(Duration::from_secs(10));
             let error = answer.expect("it waits").unwrap_err();
             let denied = error.kind() == io::ErrorKind::PermissionDenied;
-            assert!(denied || error.to_string().contains(why), "{path:?}: {error}");
+            assert!(
+                denied || error.to_string().contains(why),
+                "{path:?}: {error}"
+            );
         }
     }
 }
