@@ -106,9 +106,9 @@ fn gain(
     let alone = Settings::new(algorithm, PAGE, params.iter().copied())?;
     let spec = algorithm.dictionary().context("it takes no dictionary")?;
     let level = alone.int("level").unwrap_or_default() as i32;
-    let used = cpu_seconds();
+    let used = seconds(ClockId::ThreadCPUTime);
     let learnt = dictionary::train(spec, level, &samples, bytes)?;
-    let used = cpu_seconds() - used;
+    let used = seconds(ClockId::ThreadCPUTime) - used;
     let with = alone.clone().with_dictionary(algorithm, learnt.into())?;
     let prepared = [algorithm.prepare(&alone)?, algorithm.prepare(&with)?];
     let count = judged.pages().len();
@@ -174,10 +174,15 @@ fn note(failed: &mut Result<()>, done: Result<()>) {
     }
 }
 
-/// Processor time of this thread in seconds.
-fn cpu_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+/// What a clock says, in seconds.
+fn seconds(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Processor time of all threads but this one, in seconds.
+fn others_seconds() -> f64 {
+    seconds(ClockId::ProcessCPUTime) - seconds(ClockId::ThreadCPUTime)
 }
 
 /// How long a device is written to without an end of its training.
@@ -225,7 +230,7 @@ struct Written {
     writes: Vec<(Duration, Duration)>,
     /// When it trained itself.
     training: Option<Range<Duration>>,
-    /// Processor time of its agent in seconds.
+    /// Processor time that others than the writer took meanwhile, in seconds.
     cpu: f64,
 }
 
@@ -238,6 +243,8 @@ fn written(pages: &[[u8; PAGE]], trains: bool, plain: Duration) -> Result<Writte
     let agent = Agent::start(device.clone())?;
     let slots = (device.size_bytes() / PAGE as u64) as usize;
     let (begin, mut writes, mut training) = (Instant::now(), Vec::new(), None);
+    // When the training was first seen, and last.
+    let mut cpu = 0.0..0.0;
     // The same pages at the same places, whether it trains or not.
     let mut random = Random::new(1);
     loop {
@@ -251,22 +258,23 @@ fn written(pages: &[[u8; PAGE]], trains: bool, plain: Duration) -> Result<Writte
         }
         match (trains, is_training()) {
             (true, true) => {
-                let from = training
+                let now = others_seconds();
+                let first = training
                     .as_ref()
                     .map_or(at, |of: &Range<Duration>| of.start);
-                training = Some(from..at);
+                cpu = if training.is_none() { now } else { cpu.start }..now;
+                training = Some(first..at);
             }
             (true, false) if training.is_some() || at > PATIENCE => break,
             (false, _) if at > plain => break,
             _ => {}
         }
     }
-    let cpu = device.jobs().agent_stats().cpu_seconds;
     agent.stop();
     Ok(Written {
         writes,
         training,
-        cpu,
+        cpu: cpu.end - cpu.start,
     })
 }
 
