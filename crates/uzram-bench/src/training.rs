@@ -101,7 +101,9 @@ fn gain(
     let runs = |first: usize| kind.pages().chunks(RUN).skip(first).step_by(2).flatten();
     let samples: Vec<&[u8]> = runs(0).map(|page| &page[..]).collect();
     let judged: Vec<[u8; PAGE]> = runs(1).copied().collect();
-    ensure!(judged.len() >= amount.batch, "too few pages");
+    // A compiler's heap is small.
+    let batch = amount.batch.min(judged.len());
+    ensure!(batch > 0, "no pages");
     let judged = Pages::from_pages(&judged);
     let alone = Settings::new(algorithm, PAGE, params.iter().copied())?;
     let spec = algorithm.dictionary().context("it takes no dictionary")?;
@@ -119,8 +121,8 @@ fn gain(
         side.filled();
         sides.push(side);
     }
-    let mut back = Pages::new(amount.batch);
-    let part = |round: usize| turn(round, 7, amount.batch, count);
+    let mut back = Pages::new(batch);
+    let part = |round: usize| turn(round, 7, batch, count);
     let bytes_of = |part: &Range<usize>| &judged.bytes()[part.start * PAGE..part.end * PAGE];
     let mut failed = Ok(());
     let write = Rounds::of(amount.rounds, &mut sides, |side, round| {
@@ -134,8 +136,8 @@ fn gain(
     });
     failed?;
     for side in &mut sides {
-        side.read(0, &mut back.bytes_mut()[..amount.batch * PAGE])?;
-        let first = &judged.bytes()[..amount.batch * PAGE];
+        side.read(0, &mut back.bytes_mut()[..batch * PAGE])?;
+        let first = &judged.bytes()[..batch * PAGE];
         ensure!(back.bytes() == first, "pages do not read back");
     }
     let stored = [sides[0].memory()?.0, sides[1].memory()?.0];
@@ -191,10 +193,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Adds what writers notice of a device that trains itself.
 fn writers(how: &How, report: &mut Report, progress: Progress<'_>) -> Result<()> {
     let pages = corpus::process_memory(how.size(256, 64))?.without_same_filled();
-    let plain = how.size(Duration::from_secs(4), Duration::from_secs(2));
+    let mut plain = how.size(Duration::from_secs(4), Duration::from_secs(2));
     let rounds = how.rounds.unwrap_or(how.size(15, 1));
     let mut found = Vec::new();
-    for round in 0..rounds {
+    while found.len() < rounds {
+        let round = found.len();
         progress(&format!("round {} of {rounds}", round + 1));
         let mut runs = [None, None];
         for who in order(round, runs.len()) {
@@ -204,13 +207,12 @@ fn writers(how: &How, report: &mut Report, progress: Progress<'_>) -> Result<()>
             unreachable!("both took their turn");
         };
         let during = with.training.context("it did not train")?;
-        ensure!(
-            without
-                .writes
-                .last()
-                .is_some_and(|(at, _)| *at > during.end),
-            "it trained late"
-        );
+        // On a busy machine the one began later than the other was written to.
+        if without.writes.last().is_none_or(|(at, _)| *at < during.end) {
+            ensure!(plain < PATIENCE, "it trained too late");
+            plain *= 2;
+            continue;
+        }
         let (p50, p99) = quantiles(&without.writes, &during);
         let (trained_p50, trained_p99) = quantiles(&with.writes, &during);
         let seconds = (during.end - during.start).as_secs_f64();
