@@ -18,6 +18,9 @@ pub(crate) struct Agreement {
     pub(crate) allocation: bool,
     /// Whether the client may only read, also where the export is writable.
     pub(crate) read_only: bool,
+    /// What TLS has shown of the client; `None`: it came without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<TlsTerms>,
     /// The name of the export, as the client is told if it asks.
     pub(crate) name: String,
     /// How the handshake ends.
@@ -41,6 +44,32 @@ pub(crate) struct ExportFacts {
     pub(crate) description: String,
     pub(crate) size_bytes: u64,
     pub(crate) read_only: bool,
+    /// What TLS has to show of a client with which another process negotiates; `None`: it may come without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<TlsTerms>,
+}
+
+/// What TLS shows of a client, or has to show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TlsTerms {
+    /// By what the client's certificate was checked ([`Tls::client_authorities`](crate::Tls::client_authorities)); `None`: it has
+    /// none, or need not have one.
+    pub(crate) authorities: Option<String>,
+}
+
+impl TlsTerms {
+    /// Why a client of which this was shown is not served where that is demanded; `None`: it is.
+    pub(crate) fn lacking(demanded: Option<&Self>, shown: Option<&Self>) -> Option<&'static str> {
+        match (demanded, shown) {
+            (None, _) => None,
+            (Some(_), None) => Some("it serves only clients with TLS"),
+            (Some(demanded), Some(shown)) => {
+                let is_enough = demanded.authorities.is_none() || demanded == shown;
+                let why = "it serves only clients whose certificates were checked by the same ca-cert.pem and ca-crl.pem as its own";
+                (!is_enough).then_some(why)
+            }
+        }
+    }
 }
 
 /// A text with its version.
@@ -147,6 +176,7 @@ mod tests {
             headers: Headers::Extended,
             allocation: true,
             read_only: false,
+            tls: None,
             name: "a \"b\"".into(),
             ending: Ending::Go { wanted: vec![1, 3] },
         }
@@ -161,8 +191,27 @@ mod tests {
             description: String::new(),
             size_bytes: u64::MAX,
             read_only: true,
+            tls: Some(TlsTerms { authorities: None }),
         };
         assert_eq!(from_text::<ExportFacts>(&to_text(&facts)).unwrap(), facts);
+    }
+
+    /// Also by a process that knows nothing of TLS here, and says nothing.
+    #[test]
+    fn what_is_demanded_of_a_client_has_to_be_shown() {
+        let terms = |authorities: Option<&str>| TlsTerms {
+            authorities: authorities.map(str::to_owned),
+        };
+        let lacks = |demanded: &TlsTerms, shown: Option<&TlsTerms>| {
+            TlsTerms::lacking(Some(demanded), shown).is_some()
+        };
+        let (plain, ours, theirs) = (terms(None), terms(Some("a")), terms(Some("b")));
+        assert!(lacks(&plain, None) && lacks(&ours, None));
+        assert!(!lacks(&plain, Some(&plain)) && !lacks(&plain, Some(&ours)));
+        assert!(!lacks(&ours, Some(&ours)));
+        assert!(lacks(&ours, Some(&theirs)) && lacks(&ours, Some(&plain)));
+        assert_eq!(TlsTerms::lacking(None, None), None);
+        assert!(!to_text(&agreement()).contains("tls"));
     }
 
     /// A newer process may have agreed on what this one does not know.

@@ -16,8 +16,10 @@ use uzram_spec::{Failure, FrontendSpec, Result, rlimit};
 
 use crate::{
     Error, Export, Listen, RunningServer, Server, ServerBuilder, Tls, Unavailable,
+    agreement::TlsTerms,
     proto::MAX_STRING,
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
+    tls::TlsPolicy,
 };
 
 /// The frontend's name.
@@ -129,19 +131,31 @@ const SEND_TIMEOUT: FrontendOption = FrontendOption {
     chooses: false,
 };
 
-/// The options of a server that offers devices of other processes, which have those that are not here of their own.
-pub const EXPORTS_OPTIONS: &[FrontendOption] = &[
-    LISTEN,
-    ALLOW_REMOTE,
-    INSECURE,
-    TLS_CERTIFICATES,
-    TLS,
-    TLS_VERIFY_PEER,
-    ALLOW,
-    ALLOW_UID,
-    READ_ONLY,
-    MAX_CONNECTIONS,
-];
+/// The options of every server, and behind them those of one kind.
+macro_rules! server_options {
+    ($($own:expr),*) => {
+        &[
+            LISTEN,
+            ALLOW_REMOTE,
+            INSECURE,
+            TLS_CERTIFICATES,
+            TLS,
+            TLS_VERIFY_PEER,
+            ALLOW,
+            ALLOW_UID,
+            READ_ONLY,
+            MAX_CONNECTIONS,
+            $($own),*
+        ]
+    };
+}
+
+/// The options of a server that offers devices of other processes, which have the frontend's others of their own.
+pub const EXPORTS_OPTIONS: &[FrontendOption] = server_options!();
+
+/// The options of the frontend.
+const OPTIONS: &[FrontendOption] =
+    server_options!(EXPORT, DESCRIPTION, IDLE_TIMEOUT, SEND_TIMEOUT, POLL);
 
 /// Parses an address and makes its path absolute, since the server has another working directory.
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
@@ -200,13 +214,52 @@ fn requires_tls(spec: &FrontendSpec) -> bool {
     certificates(spec).is_some() && spec.text(TLS.name) != Some("on")
 }
 
+/// All that is wrong with options of which each by itself is possible: places where nobody can listen, options that say nothing
+/// without others, certificates that are no good.
+pub fn faults(spec: &FrontendSpec) -> Vec<Failure> {
+    let checks = [check_listen(spec), check_allow(spec), check_tls(spec)];
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
+/// Refuses an address where nobody can listen, or nobody should.
+fn check_listen(spec: &FrontendSpec) -> Result {
+    let Some(given) = spec.text(LISTEN.name) else {
+        return Ok(());
+    };
+    let listen: Listen = given.parse()?;
+    listen.check(spec.flag(ALLOW_REMOTE.name))?;
+    check_remote(spec, &listen)
+}
+
+/// Why no client of a server with these options could have a device that is served with those; `None`: some can. Where
+/// certificates cannot be read the one whose they are says so.
+pub fn lacking_tls(server: &FrontendSpec, device: &FrontendSpec) -> Option<String> {
+    let demanded = tls_policy(device).demanded().ok()?;
+    let shown = tls_policy(server).shown().ok()?;
+    TlsTerms::lacking(demanded.as_ref(), shown.as_ref()).map(str::to_owned)
+}
+
+/// What the options say of TLS. Files are not read.
+fn tls_policy(spec: &FrontendSpec) -> TlsPolicy {
+    let Some((directory, verify_clients)) = certificates(spec) else {
+        return TlsPolicy::Off;
+    };
+    let tls = Tls::from_directory_unread(directory, verify_clients);
+    match requires_tls(spec) {
+        true => TlsPolicy::Require(tls),
+        false => TlsPolicy::On(tls),
+    }
+}
+
 /// Refuses an option that says nothing of this address.
 fn check_allow(spec: &FrontendSpec) -> Result {
-    let by_tcp = matches!(given(spec), Some(Listen::Tcp(_)));
-    match spec.options.contains_key(ALLOW.name) && !by_tcp {
-        true => Err(Failure::usage("--allow is for clients over tcp")
+    let has = |option: &FrontendOption| spec.options.contains_key(option.name);
+    match given(spec) {
+        Some(Listen::Tcp(addr)) if has(&ALLOW_UID) => Err(Error::UsersOverTcp { addr }.into()),
+        Some(Listen::Tcp(_)) => Ok(()),
+        _ if has(&ALLOW) => Err(Failure::usage("--allow is for clients over tcp")
             .with_hint("with --listen tcp:ADDRESS, or with --allow-uid for users")),
-        false => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -265,15 +318,9 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         .max_connections(most.unwrap_or(DEFAULT_MAX_CONNECTIONS))
         .idle_timeout(idle)
         .send_timeout(seconds(&SEND_TIMEOUT).unwrap_or(DEFAULT_SEND_TIMEOUT))
-        .poll(poll_time(spec));
-    let builder = match certificates(spec) {
-        // They were read when the device was made. A server that takes over goes on without them, and refuses clients.
-        Some((directory, verify)) => builder.tls(
-            Tls::from_directory_unread(directory, verify),
-            requires_tls(spec),
-        ),
-        None => builder,
-    };
+        .poll(poll_time(spec))
+        // Certificates were read when the device was made. A server that takes over goes on without them, and refuses clients.
+        .tls_policy(tls_policy(spec));
     // These were checked when they were read. A network that is none lets nobody in.
     let networks = spec.text(ALLOW.name).map(|networks| networks.split(','));
     let builder = networks
@@ -352,33 +399,11 @@ impl Frontend for NbdFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[
-            LISTEN,
-            ALLOW_REMOTE,
-            INSECURE,
-            TLS_CERTIFICATES,
-            TLS,
-            TLS_VERIFY_PEER,
-            ALLOW,
-            ALLOW_UID,
-            EXPORT,
-            DESCRIPTION,
-            READ_ONLY,
-            MAX_CONNECTIONS,
-            IDLE_TIMEOUT,
-            SEND_TIMEOUT,
-            POLL,
-        ]
+        OPTIONS
     }
 
     fn check(&self, spec: &FrontendSpec) -> Result {
-        if let Some(given) = spec.text(LISTEN.name) {
-            let listen: Listen = given.parse()?;
-            listen.check(spec.flag(ALLOW_REMOTE.name))?;
-            check_remote(spec, &listen)?;
-        }
-        check_allow(spec)?;
-        check_tls(spec)
+        faults(spec).into_iter().next().map_or(Ok(()), Err)
     }
 
     fn has_node(&self) -> bool {

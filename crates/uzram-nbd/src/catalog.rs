@@ -2,8 +2,8 @@
 
 use crate::{
     Error, Export,
-    agreement::{Agreement, ExportFacts, from_text, to_text},
-    export::check_name,
+    agreement::{Agreement, ExportFacts, TlsTerms, from_text, to_text},
+    export::check_names,
 };
 use std::{os::fd::BorrowedFd, sync::Arc};
 
@@ -85,8 +85,12 @@ impl Catalog {
         all.find(|index| name.is_empty() || self.name(*index).as_bytes() == name)
     }
 
-    /// What a client is told of these exports.
-    fn told(&self, which: &[usize]) -> Vec<Result<ExportFacts, Unavailable>> {
+    /// What a client of which TLS has shown this is told of these exports.
+    fn told(
+        &self,
+        which: &[usize],
+        shown: Option<&TlsTerms>,
+    ) -> Vec<Result<ExportFacts, Unavailable>> {
         match self {
             Catalog::Own(exports) => which.iter().map(|i| Ok(exports[*i].facts())).collect(),
             Catalog::Elsewhere(others) => {
@@ -98,41 +102,52 @@ impl Catalog {
                     read_only: facts.read_only || others.read_only,
                     ..facts
                 };
+                let may_have =
+                    |facts: ExportFacts| match TlsTerms::lacking(facts.tls.as_ref(), shown) {
+                        None => Ok(facts),
+                        Some(why) => Err(Unavailable::Refused(why.into())),
+                    };
                 let all = which.iter().zip(told);
-                all.map(|(index, told)| told.and_then(read).map(|facts| named((index, facts))))
-                    .collect()
+                all.map(|(index, told)| {
+                    let facts = told.and_then(read).and_then(may_have);
+                    facts.map(|facts| named((index, facts)))
+                })
+                .collect()
             }
         }
     }
 
-    /// What a client is told of one export.
-    pub(crate) fn facts(&self, index: usize) -> Result<ExportFacts, Unavailable> {
+    /// What a client of which TLS has shown this is told of one export.
+    pub(crate) fn facts(
+        &self,
+        index: usize,
+        shown: Option<&TlsTerms>,
+    ) -> Result<ExportFacts, Unavailable> {
         let none = || Err(Unavailable::Gone("nobody answered for it".into()));
-        self.told(&[index]).pop().unwrap_or_else(none)
+        self.told(&[index], shown).pop().unwrap_or_else(none)
     }
 
-    /// The same of all exports, but for those that cannot be had now.
-    pub(crate) fn list(&self) -> Vec<ExportFacts> {
+    /// The same of all exports, but for those that it cannot have now.
+    pub(crate) fn list(&self, shown: Option<&TlsTerms>) -> Vec<ExportFacts> {
         let all: Vec<usize> = (0..self.len()).collect();
-        self.told(&all).into_iter().flatten().collect()
+        self.told(&all, shown).into_iter().flatten().collect()
+    }
+
+    /// The exports that such a client cannot have now, and why.
+    pub(crate) fn unavailable(&self, shown: Option<&TlsTerms>) -> Vec<(String, Unavailable)> {
+        let all: Vec<usize> = (0..self.len()).collect();
+        let told = self.told(&all, shown).into_iter().enumerate();
+        told.filter_map(|(index, told)| Some((self.name(index).to_owned(), told.err()?)))
+            .collect()
     }
 
     /// Checks the names: there is one, and each is there once.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.len() == 0 {
-            return Err(Error::NoExport);
+        if let Catalog::Own(exports) = self {
+            exports.iter().try_for_each(Export::check)?;
         }
-        for index in 0..self.len() {
-            match self {
-                Catalog::Own(exports) => exports[index].check()?,
-                Catalog::Elsewhere(others) => check_name(&others.names[index])?,
-            }
-            let name = self.name(index);
-            if (0..index).any(|other| self.name(other) == name) {
-                return Err(Error::DuplicateExport { name: name.into() });
-            }
-        }
-        Ok(())
+        let names: Vec<&str> = (0..self.len()).map(|index| self.name(index)).collect();
+        check_names(&names)
     }
 }
 

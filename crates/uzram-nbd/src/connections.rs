@@ -20,7 +20,7 @@
 use crate::{
     Error, Export, Unavailable,
     activity::ConnectionPhase,
-    agreement::Agreement,
+    agreement::{Agreement, TlsTerms},
     catalog::Catalog,
     close::Close,
     connection,
@@ -186,7 +186,12 @@ impl Connections {
         peer: Peer,
         agreement: Agreement,
     ) -> Result<(), Unavailable> {
-        let export = self.first_for_others()?.clone();
+        let (export, demanded) = self.first_for_others()?;
+        let export = export.clone();
+        if let Some(why) = TlsTerms::lacking(demanded.as_ref(), agreement.tls.as_ref()) {
+            tracing::warn!(%peer, "refused: {why}");
+            return Err(Unavailable::Refused(why.into()));
+        }
         if self.stop.is_set() {
             return Err(Unavailable::Gone("the server is stopping".into()));
         }
@@ -200,18 +205,18 @@ impl Connections {
             .map_err(|e| Unavailable::Refused(format!("cannot start a thread: {e}")))
     }
 
-    /// The export for which other processes may negotiate.
-    pub(crate) fn first_for_others(&self) -> Result<&Export, Unavailable> {
-        let refused = |why: &str| Err(Unavailable::Refused(why.into()));
-        match &self.settings.exports {
-            _ if self.settings.tls.is_required() => {
-                refused("it serves only clients that use its own certificates")
-            }
-            Catalog::Own(exports) => exports
-                .first()
-                .map_or_else(|| refused("there is no export"), Ok),
-            Catalog::Elsewhere(_) => refused("its exports are those of other processes"),
-        }
+    /// The export for which other processes may negotiate, and what TLS has to show them of a client.
+    pub(crate) fn first_for_others(&self) -> Result<(&Export, Option<TlsTerms>), Unavailable> {
+        let refused = |why: &str| Unavailable::Refused(why.into());
+        let Catalog::Own(exports) = &self.settings.exports else {
+            return Err(refused("its exports are those of other processes"));
+        };
+        let first = exports
+            .first()
+            .ok_or_else(|| refused("there is no export"))?;
+        let demanded = self.settings.tls.demanded();
+        let demanded = demanded.map_err(|error| refused(&error.to_string()))?;
+        Ok((first, demanded))
     }
 
     /// Whether a newcomer may connect, and a place for it.

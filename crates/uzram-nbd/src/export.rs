@@ -71,6 +71,7 @@ impl Export {
             description: self.description.clone(),
             size_bytes: self.size_bytes(),
             read_only: self.read_only,
+            tls: None,
         }
     }
 
@@ -88,6 +89,21 @@ impl Export {
 /// Whether the protocol allows a string.
 fn is_legal(text: &str) -> bool {
     text.len() <= proto::MAX_STRING && !text.contains('\0')
+}
+
+/// Refuses names of exports of which one is not possible or is there twice, and none at all.
+pub fn check_names(names: &[impl AsRef<str>]) -> Result<(), Error> {
+    if names.is_empty() {
+        return Err(Error::NoExport);
+    }
+    for (index, name) in names.iter().enumerate() {
+        let name = name.as_ref();
+        check_name(name)?;
+        if names[..index].iter().any(|other| other.as_ref() == name) {
+            return Err(Error::DuplicateExport { name: name.into() });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a name that no export can have.

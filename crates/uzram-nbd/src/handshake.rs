@@ -10,7 +10,7 @@
 //! it why.
 
 use crate::{
-    agreement::{Agreement, Ending, ExportFacts},
+    agreement::{Agreement, Ending, ExportFacts, TlsTerms},
     catalog::{Catalog, Unavailable},
     close::Close,
     limits::AdmissionRefusal,
@@ -285,7 +285,7 @@ impl Handshake<'_> {
     }
 
     fn list(&mut self) {
-        for export in self.exports.list() {
+        for export in self.exports.list(self.shown().as_ref()) {
             let mut data = (export.name.len() as u32).to_be_bytes().to_vec();
             data.extend(export.name.as_bytes());
             data.extend(export.description.as_bytes());
@@ -313,7 +313,7 @@ impl Handshake<'_> {
         if option == opt::GO {
             return Some((index, self.agreement(index, Ending::Go { wanted })));
         }
-        match self.exports.facts(index) {
+        match self.exports.facts(index, self.shown().as_ref()) {
             Ok(facts) => {
                 let replies = facts.replies(option, &wanted, self.headers, true);
                 self.out.extend(replies);
@@ -368,9 +368,16 @@ impl Handshake<'_> {
             headers: self.headers,
             allocation: self.context == Some(index),
             read_only: false,
+            tls: self.shown(),
             name: self.exports.name(index).into(),
             ending,
         }
+    }
+
+    /// What TLS has shown of the client, as those are told who serve exports elsewhere.
+    fn shown(&self) -> Option<TlsTerms> {
+        // Where certificates cannot be read any more nothing is known of it.
+        self.socket.tls().and_then(|_| self.tls.shown().ok()?)
     }
 
     fn unavailable(&mut self, option: u32, why: &Unavailable) {

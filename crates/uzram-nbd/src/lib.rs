@@ -76,10 +76,12 @@ mod stop;
 mod tls;
 
 pub use adopter::Adopter;
-pub use as_frontend::{EXPORTS_OPTIONS, FRONTEND, NbdFrontend, server_builder};
+pub use as_frontend::{
+    EXPORTS_OPTIONS, FRONTEND, NbdFrontend, faults, lacking_tls, server_builder,
+};
 pub use catalog::{ExportDirectory, Unavailable};
 pub use error::Error;
-pub use export::Export;
+pub use export::{Export, check_names};
 pub use listen::Listen;
 pub use server::{RunningServer, Server, ServerBuilder};
 pub use settings::DEFAULT_POLL;

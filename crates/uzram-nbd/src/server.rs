@@ -2,7 +2,7 @@
 
 use crate::{
     Adopter, DEFAULT_POLL, Error, Export, ExportDirectory, Listen, Unavailable,
-    agreement::{from_text, to_text},
+    agreement::{ExportFacts, from_text, to_text},
     catalog::{Catalog, Elsewhere},
     connections::Connections,
     listen::Listener,
@@ -59,7 +59,8 @@ impl ServerBuilder {
     /// the empty name. This server negotiates, TLS included, and gives each client away. With `read_only` no client may write,
     /// also where those who serve the exports would allow it.
     ///
-    /// A client with TLS is served through this process, which encrypts; any other has no more to do with it.
+    /// An export whose server requires TLS is there for clients with TLS, and for no others. A client with TLS is served through
+    /// this process, which encrypts; any other has no more to do with it.
     pub fn directory(
         mut self,
         names: Vec<String>,
@@ -89,11 +90,15 @@ impl ServerBuilder {
     }
 
     /// Offers TLS to clients (default: no), and with `required` serves none without it.
-    pub fn tls(mut self, tls: Tls, required: bool) -> Self {
-        self.settings.tls = match required {
+    pub fn tls(self, tls: Tls, required: bool) -> Self {
+        self.tls_policy(match required {
             true => TlsPolicy::Require(tls),
             false => TlsPolicy::On(tls),
-        };
+        })
+    }
+
+    pub(crate) fn tls_policy(mut self, policy: TlsPolicy) -> Self {
+        self.settings.tls = policy;
         self
     }
 
@@ -147,6 +152,14 @@ impl ServerBuilder {
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
         self.settings.shutdown_timeout = limit;
         self
+    }
+
+    /// Asks those who serve the exports of a [`directory`](Self::directory): which of them no client could have now, and why. One
+    /// that requires TLS can be had where this server has TLS, and one that knows clients by certificates where this server checks
+    /// these by the same files.
+    pub fn unavailable(&self) -> Vec<(String, Unavailable)> {
+        let shown = self.settings.tls.shown().ok().flatten();
+        self.settings.exports.unavailable(shown.as_ref())
     }
 
     /// Binds the address. Clients can connect from now on, and are served after [`Server::start`].
@@ -278,12 +291,16 @@ impl RunningServer {
     /// What clients are told of the first export, for a process that negotiates with them in this one's place
     /// ([`ExportDirectory::terms`]). Only this crate reads it.
     pub fn terms(&self) -> Result<String, Unavailable> {
-        let export = self.connected()?.first_for_others()?;
-        Ok(to_text(&export.facts()))
+        let (export, tls) = self.connected()?.first_for_others()?;
+        Ok(to_text(&ExportFacts {
+            tls,
+            ..export.facts()
+        }))
     }
 
     /// Serves a client with which another process has negotiated for the first export ([`ExportDirectory::give`]). Who may
-    /// connect was decided there; places and limits on time are those of this server. Does not wait for the client.
+    /// connect was decided there; places and limits on time are those of this server, and where it requires TLS, so has the client
+    /// to use it there. Does not wait for the client.
     pub fn take_client(&self, client: OwnedFd, agreed: &str) -> Result<(), Unavailable> {
         let connections = self.connected()?;
         let agreement = from_text(agreed).map_err(Unavailable::Refused)?;

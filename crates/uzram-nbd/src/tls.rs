@@ -17,7 +17,7 @@ use std::{
 use rustls::{ServerConfig, ServerConnection};
 pub use uzram_tls::Tls;
 
-use crate::lock::lock;
+use crate::{Error, agreement::TlsTerms, lock::lock};
 
 /// Bytes that are encrypted at once.
 const PIECE: usize = 64 << 10;
@@ -39,6 +39,27 @@ impl TlsPolicy {
     pub(crate) fn is_required(&self) -> bool {
         matches!(self, TlsPolicy::Require(_))
     }
+
+    /// What is known of a client that has begun TLS here; `None`: it cannot be had.
+    pub(crate) fn shown(&self) -> Result<Option<TlsTerms>, Error> {
+        match self {
+            TlsPolicy::Off => Ok(None),
+            TlsPolicy::On(tls) | TlsPolicy::Require(tls) => Ok(Some(terms(tls)?)),
+        }
+    }
+
+    /// What has to be known of a client with which another process has negotiated.
+    pub(crate) fn demanded(&self) -> Result<Option<TlsTerms>, Error> {
+        match self {
+            TlsPolicy::Off | TlsPolicy::On(_) => Ok(None),
+            TlsPolicy::Require(tls) => Ok(Some(terms(tls)?)),
+        }
+    }
+}
+
+fn terms(tls: &Tls) -> Result<TlsTerms, Error> {
+    let authorities = tls.client_authorities()?;
+    Ok(TlsTerms { authorities })
 }
 
 /// Where plain bytes, encrypted ones and the connection's state meet.

@@ -10,15 +10,17 @@ use std::{
         fd::{BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::{Command, Output},
     sync::{Arc, Mutex, RwLock},
     thread,
     time::{Duration, Instant},
 };
 use uzram::Device;
 use uzram_nbd::{
-    Error, Export, ExportDirectory, Listen, RunningServer, Server, ServerBuilder, Unavailable,
+    Error, Export, ExportDirectory, Listen, RunningServer, Server, ServerBuilder, Tls, Unavailable,
 };
+use uzram_testkit::{certificates::Authority, peers};
 
 /// What becomes of the next client in place of being served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,8 @@ enum Mishap {
     Lost,
     /// The words are those of another version.
     Newer,
+    /// Nothing is said of TLS.
+    Silent,
     /// It takes that long.
     Slow(Duration),
 }
@@ -72,6 +76,11 @@ impl ExportDirectory for Directory {
                 let newer = agreed.replace(r#""version":1"#, r#""version":2"#);
                 assert_ne!(newer, agreed);
                 server.take_client(client, &newer)
+            }
+            Some(Mishap::Silent) => {
+                let (begin, rest) = agreed.split_once(r#""tls":{"#).unwrap();
+                let (_, end) = rest.split_once("},").unwrap();
+                server.take_client(client, &format!("{begin}{end}"))
             }
             Some(Mishap::Slow(time)) => {
                 thread::sleep(time);
@@ -448,4 +457,144 @@ fn names_are_checked_and_a_front_has_nothing_to_offer_to_another() {
         assert_eq!(std::io::Read::read(&mut theirs, &mut [0]).unwrap(), 0);
     }
     assert_eq!(own.as_ref().unwrap().connections(), 0);
+}
+
+/// A server in front of the same devices, on a port.
+fn in_front(directory: &Arc<Directory>, tls: Option<(&Path, bool, bool)>) -> ServerBuilder {
+    let names = NAMES.map(String::from).to_vec();
+    let front = Server::builder().directory(names, directory.clone(), false);
+    match tls {
+        None => front,
+        Some((certificates, verify, required)) => {
+            front.tls(Tls::from_directory(certificates, verify).unwrap(), required)
+        }
+    }
+}
+
+fn why(front: &ServerBuilder) -> Vec<String> {
+    let unavailable = front.unavailable();
+    unavailable
+        .iter()
+        .map(|(_, why)| why.reason().to_owned())
+        .collect()
+}
+
+/// Asks for an export by TLS, over TCP.
+fn ask(server: &RunningServer, client: &Path, export: &str) -> Output {
+    let Listen::Tcp(address) = server.local() else {
+        panic!("TCP")
+    };
+    let (port, client) = (address.port(), client.display());
+    let uri = format!("nbds://localhost:{port}/{export}?tls-certificates={client}");
+    let mut nbdinfo = Command::new("nbdinfo");
+    nbdinfo.args(["--size", &uri]).output().unwrap()
+}
+
+/// What a device demands of its clients holds whoever negotiates with them.
+#[test]
+fn interop_a_device_that_requires_tls_is_there_for_clients_with_tls_alone() {
+    if !peers::have("interop_exports_tls", &["openssl", "nbdinfo"]) {
+        return;
+    }
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [ours, theirs] = [0, 1].map(|index: usize| Authority::new(dirs[index].path()));
+    let (certificates, client) = (
+        ours.vouch("server", "serverAuth"),
+        ours.vouch("client", "clientAuth"),
+    );
+    let tcp = "tcp:127.0.0.1:0".parse().unwrap();
+    let start = |front: ServerBuilder| front.bind(&tcp).unwrap().start().unwrap();
+    let with = |verify| Tls::from_directory(&certificates, verify).unwrap();
+    let front = Front::with(|own| own.tls(with(true), true), false);
+    let directory = &front.directory;
+
+    // In the open there is nothing.
+    assert_eq!(
+        why(&in_front(directory, None)),
+        ["it serves only clients with TLS"; 2]
+    );
+    let in_the_open = |mut client: Client| {
+        let listed = client.option(opt::LIST, &[]);
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        for option in [opt::INFO, opt::GO] {
+            let said = client
+                .option(option, &info_request("one", &[]))
+                .pop()
+                .unwrap();
+            let text = String::from_utf8(said.1).unwrap();
+            assert_eq!(
+                (said.0, &*text),
+                (rep::ERR_POLICY, "it serves only clients with TLS")
+            );
+        }
+    };
+    in_the_open(front.haggling());
+
+    // Encrypted, by the same authorities, and for those who are.
+    for required in [true, false] {
+        let same = in_front(directory, Some((&certificates, true, required)));
+        assert_eq!(why(&same), [""; 0]);
+        let server = start(same);
+        let said = ask(&server, &client, "one");
+        assert_eq!(
+            String::from_utf8_lossy(&said.stdout).trim(),
+            "16777216",
+            "{said:?}"
+        );
+        let Listen::Tcp(address) = server.local() else {
+            panic!("TCP")
+        };
+        if !required {
+            in_the_open(Client::greeted(
+                TcpStream::connect(address).unwrap().into(),
+                3,
+            ));
+        }
+        // A server in front that says nothing of it, as one that knows nothing would.
+        front.happens(Mishap::Silent);
+        assert!(!ask(&server, &client, "one").status.success());
+        assert_eq!(front.clients().1, [0, 0]);
+        assert!(ask(&server, &client, "one").status.success());
+        front.wait_for_clients(0, [0, 0]);
+    }
+
+    // Others, or none, or those that have revoked less.
+    let same = "it serves only clients whose certificates were checked by the same ca-cert.pem and ca-crl.pem as its own";
+    let others = theirs.vouch("server", "serverAuth");
+    let other_client = theirs.vouch("client", "clientAuth");
+    for (certificates, verify) in [(&others, true), (&certificates, false)] {
+        let other = in_front(directory, Some((certificates, verify, true)));
+        assert_eq!(why(&other), [same; 2]);
+        let server = start(other);
+        assert!(!ask(&server, &other_client, "one").status.success());
+        assert!(!ask(&server, &client, "one").status.success());
+    }
+    let second = ours.vouch("server", "serverAuth");
+    let list = certificates.join("ca-crl.pem");
+    ours.revoke(&ours.vouch("client", "clientAuth"), &list);
+    let less = in_front(directory, Some((&second, true, true)));
+    assert_eq!(why(&less), [same; 2]);
+    std::fs::copy(&list, second.join("ca-crl.pem")).unwrap();
+    assert_eq!(why(&less), [""; 0]);
+    assert!(ask(&start(less), &client, "other%20one").status.success());
+
+    // A device that only wants them encrypted does not ask who they are.
+    let front = Front::with(|own| own.tls(with(false), true), false);
+    let other = in_front(&front.directory, Some((&others, true, true)));
+    assert_eq!(why(&other), [""; 0]);
+    let server = start(other);
+    assert!(ask(&server, &other_client, "one").status.success());
+    assert!(
+        !ask(&server, &client, "one").status.success(),
+        "the front asks"
+    );
+    in_the_open(front.haggling());
+    // Certificates that cannot be read let nobody in.
+    std::fs::remove_dir_all(&certificates).unwrap();
+    let gone = Front::with(
+        |own| own.tls(Tls::from_directory_unread(&certificates, false), true),
+        false,
+    );
+    let said = why(&in_front(&gone.directory, Some((&others, true, true))));
+    assert!(said[0].contains("server-cert.pem"), "{said:?}");
 }

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -72,7 +72,15 @@ pub struct Tls(Arc<ServerFiles>);
 struct ServerFiles {
     files: Files,
     verify_clients: bool,
-    read: Mutex<Option<(Stamps, Arc<ServerConfig>)>>,
+    read: Mutex<Option<(Stamps, LoadedTls)>>,
+}
+
+/// What the files say.
+#[derive(Debug, Clone)]
+struct LoadedTls {
+    config: Arc<ServerConfig>,
+    /// See [`Tls::client_authorities`].
+    client_authorities: Option<String>,
 }
 
 /// What tells a file from the one before: inode, size, time of its last change.
@@ -110,24 +118,35 @@ impl Tls {
     ///
     /// Errors: they are no good, and there were none before.
     pub fn config(&self) -> Result<Arc<ServerConfig>, Error> {
+        self.loaded().map(|loaded| loaded.config)
+    }
+
+    /// By what clients' certificates are checked: two servers for which this is the same let the same clients in. It is a digest of
+    /// the authorities and of the lists of what they have revoked; `None` where clients need no certificate.
+    ///
+    /// Errors: those of [`Tls::config`].
+    pub fn client_authorities(&self) -> Result<Option<String>, Error> {
+        self.loaded().map(|loaded| loaded.client_authorities)
+    }
+
+    fn loaded(&self) -> Result<LoadedTls, Error> {
         let mut read = self.0.read.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = self.0.files.stamps();
-        if let Some((of, config)) = &*read
+        if let Some((of, loaded)) = &*read
             && *of == stamps
         {
-            return Ok(config.clone());
+            return Ok(loaded.clone());
         }
         match (self.0.load(), &mut *read) {
-            (Ok(config), _) => {
-                let config = Arc::new(config);
-                *read = Some((stamps, config.clone()));
-                Ok(config)
+            (Ok(loaded), _) => {
+                *read = Some((stamps, loaded.clone()));
+                Ok(loaded)
             }
-            (Err(error), Some((of, config))) => {
+            (Err(error), Some((of, loaded))) => {
                 tracing::warn!("{error}; the former ones are used");
                 // It is told once.
                 *of = stamps;
-                Ok(config.clone())
+                Ok(loaded.clone())
             }
             (Err(error), None) => Err(error),
         }
@@ -135,8 +154,9 @@ impl Tls {
 }
 
 impl ServerFiles {
-    fn load(&self) -> Result<ServerConfig, Error> {
+    fn load(&self) -> Result<LoadedTls, Error> {
         let files = &self.files;
+        let mut client_authorities = None;
         let provider = Arc::new(ring::default_provider());
         let (chain, key) = files.own(SERVER, &provider)?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -145,9 +165,11 @@ impl ServerFiles {
         let builder = match self.verify_clients {
             false => builder.with_no_client_auth(),
             true => {
-                let roots = files.authorities()?;
+                let (authorities, revoked) = (files.authorities()?, files.revoked()?);
+                client_authorities = Some(digest(&authorities, &revoked));
+                let roots = files.roots(authorities)?;
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                    .with_crls(files.revoked()?)
+                    .with_crls(revoked)
                     .build();
                 let verifier = verifier.map_err(|error| files.of_verifier(error))?;
                 builder.with_client_cert_verifier(verifier)
@@ -159,8 +181,28 @@ impl ServerFiles {
         // Whoever comes back is checked again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok(LoadedTls {
+            config: Arc::new(config),
+            client_authorities,
+        })
     }
+}
+
+/// The same for the same certificates and lists, in whichever order their files have them.
+fn digest(
+    authorities: &[CertificateDer<'_>],
+    revoked: &[CertificateRevocationListDer<'_>],
+) -> String {
+    let of_each = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
+    let mut whole = blake3::Hasher::new();
+    let authorities: BTreeSet<_> = authorities.iter().map(|one| of_each(one)).collect();
+    let revoked: BTreeSet<_> = revoked.iter().map(|one| of_each(one)).collect();
+    for (kind, hashes) in [(b"a", authorities), (b"r", revoked)] {
+        for hash in hashes {
+            whole.update(kind).update(&hash);
+        }
+    }
+    whole.finalize().to_hex().to_string()
 }
 
 /// What a client is given: it shows the certificate in `client-cert.pem`, whose key is in `client-key.pem`, and believes a
@@ -171,10 +213,12 @@ pub fn client_config(directory: &Path) -> Result<ClientConfig, Error> {
     let files = Files(directory.into());
     let provider = Arc::new(ring::default_provider());
     let (chain, key) = files.own(CLIENT, &provider)?;
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(files.authorities()?, provider.clone())
-            .with_crls(files.revoked()?)
-            .build();
+    let verifier = WebPkiServerVerifier::builder_with_provider(
+        files.roots(files.authorities()?)?,
+        provider.clone(),
+    )
+    .with_crls(files.revoked()?)
+    .build();
     let verifier = verifier.map_err(|error| files.of_verifier(error))?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -289,9 +333,16 @@ impl Files {
         Ok((chain, key))
     }
 
-    fn authorities(&self) -> Result<Arc<RootCertStore>, Error> {
+    fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        self.items(AUTHORITY, "certificate")
+    }
+
+    fn roots(
+        &self,
+        authorities: Vec<CertificateDer<'static>>,
+    ) -> Result<Arc<RootCertStore>, Error> {
         let mut roots = RootCertStore::empty();
-        for authority in self.items(AUTHORITY, "certificate")? {
+        for authority in authorities {
             roots
                 .add(authority)
                 .map_err(|error| self.wrong(AUTHORITY, error))?;
@@ -324,6 +375,21 @@ struct Readme;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn authorities_are_the_same_in_any_order_and_lists_are_no_certificates() {
+        let certificate = |byte: u8| CertificateDer::from(vec![byte; 3]);
+        let list = |byte: u8| CertificateRevocationListDer::from(vec![byte; 3]);
+        let both = digest(&[certificate(1), certificate(2)], &[]);
+        assert_eq!(digest(&[certificate(2), certificate(1)], &[]), both);
+        for other in [
+            digest(&[certificate(1)], &[]),
+            digest(&[certificate(1)], &[list(2)]),
+            digest(&[certificate(1), certificate(2)], &[list(3)]),
+        ] {
+            assert_ne!(other, both);
+        }
+    }
 
     #[test]
     fn the_file_that_is_missing_or_wrong_is_named() {
