@@ -4,11 +4,11 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::nbd::{connect, read};
 use common::{Bench, needs, sh, text};
 use uzram_testkit::certificates::Authority;
 
@@ -60,31 +60,6 @@ fn refused(uri: &str) -> String {
     let output = output.unwrap();
     assert!(!output.status.success(), "{uri}: {output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A client in the transmission phase; `None` if it is refused.
-fn connect(path: &Path, name: &str) -> Option<UnixStream> {
-    let mut stream = UnixStream::connect(path).ok()?;
-    let patience = Duration::from_secs(60);
-    stream.set_read_timeout(Some(patience)).unwrap();
-    stream.read_exact(&mut [0; 18]).ok()?;
-    let mut hello = vec![0, 0, 0, 3];
-    hello.extend(b"IHAVEOPT\0\0\0\x01");
-    hello.extend((name.len() as u32).to_be_bytes());
-    hello.extend(name.as_bytes());
-    stream.write_all(&hello).ok()?;
-    stream.read_exact(&mut [0; 10]).ok()?;
-    Some(stream)
-}
-
-fn read(stream: &mut UnixStream, len: u32) -> std::io::Result<Vec<u8>> {
-    let mut message = 0x2560_9513_u32.to_be_bytes().to_vec();
-    message.extend([0; 20]);
-    message.extend(len.to_be_bytes());
-    stream.write_all(&message)?;
-    let mut reply = vec![0; 16 + len as usize];
-    stream.read_exact(&mut reply)?;
-    Ok(reply.split_off(16))
 }
 
 #[test]
@@ -391,12 +366,26 @@ fn tls_ends_in_front_and_the_devices_are_behind_it() {
     front.stop();
     // No connection is left at a device.
     bench.uzram(&["remove", "zram0"]);
-    // A device that has certificates of its own says whom it serves.
-    let own = ["--size", "16M", "--listen", "tcp:127.0.0.1:0"];
-    bench.create(&[&own[..], &["--tls-certificates", pki]].concat());
-    let args = [&["nbd"][..], &listen, &["--export", "zram0"]].concat();
-    let said = bench.fails(5, &args);
-    assert!(said.contains("its own certificates"), "{said}");
+    // A device that has certificates of its own is there for clients with TLS alone, whoever negotiates.
+    let own = ["--size", "32M", "--listen", "tcp:127.0.0.1:0"];
+    let own_tls = ["--tls-certificates", pki];
+    bench.create(&[&own[..], &own_tls, &["--tls-verify-peer"]].concat());
+    let only = ["--export", "zram0"];
+    let fails = |tls: &[&str], words: &str| {
+        let said = bench.fails(5, &[&["nbd"][..], &listen, &only, tls].concat());
+        assert!(said.contains(words), "{said}");
+    };
+    fails(&[], "export zram0: it serves only clients with TLS");
+    fails(
+        &own_tls,
+        "by the same ca-cert.pem and ca-crl.pem as its own",
+    );
+    let front = Front::start(&bench, &[&listen[..], &tls, &only].concat());
+    let uri = secure(&front.uris[0], &client);
+    assert_eq!(peer("nbdinfo", &["--size", &uri]).trim(), "33554432");
+    let said = refused(&front.uris[0].replace("nbds:", "nbd:"));
+    assert!(said.contains("TLS"), "{said}");
+    front.stop();
     bench.uzram(&["remove", "--all"]);
     bench.assert_clean();
 }

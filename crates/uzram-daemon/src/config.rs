@@ -24,6 +24,10 @@
 //! persist = true             # saved to /var/lib/uzram/zram7.uzsnap, and made of that
 //! persist-dir = "/srv/saved" # not there but here
 //! persist-or-empty = true    # made empty if that is damaged
+//!
+//! [[nbd]]                    # devices that are offered together; any option of `uzram nbd` by its name, and:
+//! listen = "unix:/run/disks.sock"
+//! exports = { builds = "zram3", root = "zram4" }
 //! ```
 //!
 //! Reading it never fails as a whole: what is wrong is a list of problems, each of which keeps its own entry from being
@@ -41,6 +45,7 @@ use serde_json::{Map, Value};
 use uzram_runtime::{frontends, logging};
 use uzram_spec::{DeviceSpec, Failure, Result};
 
+use crate::exports::{LISTEN, NewExports};
 use crate::filesystem::{FileSystem, Mount};
 use crate::options::spec_from_options;
 use crate::persist::{Persist, Place};
@@ -56,6 +61,10 @@ pub struct DaemonConfig {
     pub daemon: DaemonSettings,
     /// The devices to make.
     pub devices: Vec<NewDevice>,
+    /// What is offered together.
+    pub exports: Vec<NewExports>,
+    /// Where a `[[nbd]]` wants to listen, also one that is wrong.
+    pub(crate) addresses: BTreeSet<String>,
     /// What is wrong with the rest.
     pub problems: Vec<Problem>,
 }
@@ -181,7 +190,7 @@ impl DaemonConfig {
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let is_utf8 = std::str::from_utf8(bytes).is_ok();
         let pieces = match toml::from_str(text) {
-            Ok(sections) if is_utf8 => vec![(sections, 0)],
+            Ok(sections) if is_utf8 => vec![(sections, SectionCounts::default())],
             _ => config.pieces(path, text, is_utf8),
         };
         let mut settled = false;
@@ -201,12 +210,21 @@ impl DaemonConfig {
                     }
                     ("device", Value::Array(devices)) => {
                         for (index, device) in devices.into_iter().enumerate() {
-                            config.add(path, first + index, device);
+                            config.add(path, first.devices + index, device);
                         }
                     }
-                    ("device", _) => config.problems.push(origin.usage("a list: [[device]]")),
+                    ("nbd", Value::Array(servers)) => {
+                        for (index, server) in servers.into_iter().enumerate() {
+                            config.add_exports(path, first.servers + index, server);
+                        }
+                    }
+                    ("device" | "nbd", _) => {
+                        config
+                            .problems
+                            .push(origin.usage(format!("a list: [[{key}]]")));
+                    }
                     _ => {
-                        let message = "not known: there are [daemon] and [[device]]";
+                        let message = "not known: there are [daemon], [[device]] and [[nbd]]";
                         config.problems.push(origin.usage(message));
                     }
                 }
@@ -216,13 +234,13 @@ impl DaemonConfig {
     }
 
     /// Reads a file that is broken somewhere: each section by itself, so that what is broken costs no other. Gives what is in
-    /// each, and how many devices stand before it.
+    /// each, and how many others stand before it.
     fn pieces(
         &mut self,
         path: &Path,
         text: &str,
         is_utf8: bool,
-    ) -> Vec<(Map<String, Value>, usize)> {
+    ) -> Vec<(Map<String, Value>, SectionCounts)> {
         // What stands in `text` for bytes that are not.
         let is_lossy = |sections: &Map<String, Value>| {
             !is_utf8
@@ -231,22 +249,22 @@ impl DaemonConfig {
                     .contains(char::REPLACEMENT_CHARACTER)
         };
         let mut pieces = Vec::new();
-        let mut devices = 0;
+        let mut counts = SectionCounts::default();
         let begins = |line: &str| header(line).is_some_and(|name| !name.contains('.'));
         for piece in pieces_of(text, begins) {
             match toml::from_str(&piece.text) {
                 Ok(sections) if is_lossy(&sections) => {
-                    let section = piece.label(devices);
+                    let section = piece.label(counts);
                     let message = format!("line {}: what follows is not UTF-8", piece.line);
                     self.problems
                         .push(Origin::new(path, section).usage(message));
                 }
-                Ok(sections) => pieces.push((sections, devices)),
+                Ok(sections) => pieces.push((sections, counts)),
                 Err(error) => {
                     let at = error.span().map_or(0, |span| span.start);
                     let before = piece.text.get(..at).unwrap_or_default();
                     let line = piece.line + before.matches('\n').count();
-                    let section = piece.label(devices);
+                    let section = piece.label(counts);
                     if piece.header() == "daemon" {
                         self.daemon.unread.extend(OF_SAVING);
                     }
@@ -255,9 +273,35 @@ impl DaemonConfig {
                         .push(Origin::new(path, section).usage(message));
                 }
             }
-            devices += usize::from(piece.is_device());
+            counts.devices += usize::from(piece.header() == "device");
+            counts.servers += usize::from(piece.header() == "nbd");
         }
         pieces
+    }
+
+    fn add_exports(&mut self, path: &Path, index: usize, section: Value) {
+        let named = |name: &str| Origin::new(path, format!("[[nbd]] {name}"));
+        let Value::Object(entries) = section else {
+            let origin = named(&format!("{}", index + 1));
+            return self.problems.push(origin.usage("a table"));
+        };
+        let origin = match entries.get(LISTEN).and_then(Value::as_str) {
+            Some(listen) => {
+                self.addresses.insert(listen.to_owned());
+                named(listen)
+            }
+            None => named(&format!("{}", index + 1)),
+        };
+        match NewExports::read(&origin, &entries) {
+            Ok(new) => {
+                self.addresses.insert(new.spec.listen().to_owned());
+                self.exports.push(new);
+            }
+            Err(failures) => {
+                let problems = failures.into_iter().map(|failure| origin.problem(failure));
+                self.problems.extend(problems);
+            }
+        }
     }
 
     fn add(&mut self, path: &Path, index: usize, section: Value) {
@@ -476,6 +520,13 @@ fn persist(entries: &mut Map<String, Value>) -> Result<Persist> {
     })
 }
 
+/// How many sections of each kind of which there are several stand before another one.
+#[derive(Debug, Clone, Copy, Default)]
+struct SectionCounts {
+    devices: usize,
+    servers: usize,
+}
+
 /// A section of a file as it is written, with those that stand within it.
 pub(crate) struct ConfigSection {
     /// Its first line's number, from 1.
@@ -523,32 +574,26 @@ impl ConfigSection {
             .unwrap_or_default()
     }
 
-    fn is_device(&self) -> bool {
-        self.header() == "device"
-    }
-
-    /// What tells it from others, where so many devices stand before it.
-    fn label(&self, devices: usize) -> String {
-        match self.header() {
-            "" => String::new(),
-            "device" => {
-                let mut names = self.text.lines().filter_map(|line| {
-                    let value = line.trim().strip_prefix("name")?.trim_start();
-                    value
-                        .strip_prefix('=')?
-                        .trim()
-                        .strip_prefix('"')?
-                        .split('"')
-                        .next()
-                });
-                let name = names.next_back().map(str::to_owned);
-                format!(
-                    "[[device]] {}",
-                    name.unwrap_or_else(|| (devices + 1).to_string())
-                )
-            }
-            name => format!("[{name}]"),
-        }
+    /// What tells it from others, where so many stand before it.
+    fn label(&self, before: SectionCounts) -> String {
+        let (key, others) = match self.header() {
+            "" => return String::new(),
+            "device" => ("name", before.devices),
+            "nbd" => (LISTEN, before.servers),
+            name => return format!("[{name}]"),
+        };
+        let mut names = self.text.lines().filter_map(|line| {
+            let value = line.trim().strip_prefix(key)?.trim_start();
+            value
+                .strip_prefix('=')?
+                .trim()
+                .strip_prefix('"')?
+                .split('"')
+                .next()
+        });
+        let name = names.next_back().map(str::to_owned);
+        let name = name.unwrap_or_else(|| (others + 1).to_string());
+        format!("[[{}]] {name}", self.header())
     }
 }
 
@@ -676,6 +721,44 @@ mod tests {
         assert!(config.problems[0].origin.section.contains("zram7"));
     }
 
+    /// Those of a file that is broken elsewhere are the same, and are told apart.
+    #[test]
+    fn what_is_offered_together_is_read() {
+        let good = "[[nbd]]\nlisten = \"unix:/run/a\"\nexports = { x = \"zram7\" }\n[[device]]\nname = \"zram7\"\n";
+        let config = read(good);
+        assert_eq!((config.problems.len(), config.exports.len()), (0, 1));
+        assert_eq!(config.exports[0].origin.section, "[[nbd]] unix:/run/a");
+        let table = "[[nbd]]\nlisten = \"unix:/run/b\"\n[nbd.exports]\n\"y y\" = \"zram7\"\n";
+        let config = read(&format!(
+            "{good}{table}[[nbd]]\nlisten = \"unix:/c\"\nbroken\n[[nbd]]\nbroken\n"
+        ));
+        let listens: Vec<_> = config.exports.iter().map(|new| new.spec.listen()).collect();
+        assert_eq!(listens, ["unix:/run/a", "unix:/run/b"]);
+        assert_eq!(
+            config.exports[1].spec.exports,
+            [("y y".into(), "zram7".into())]
+        );
+        assert_eq!(names(&config), ["zram7"]);
+        let said: Vec<_> = config.problems.iter().map(Problem::to_string).collect();
+        assert!(
+            said[0].starts_with("/uzram.toml: [[nbd]] unix:/c: line 12: "),
+            "{said:?}"
+        );
+        assert!(
+            said[1].starts_with("/uzram.toml: [[nbd]] 4: line 14: "),
+            "{said:?}"
+        );
+        let config = read("[nbd]\nlisten = \"unix:/run/a\"\n[[device]]\nname = \"zram7\"\n");
+        assert!(config.problems[0].to_string().contains("a list: [[nbd]]"));
+        let config = read("[[nbd]]\nlisten = \"unix:/run/a\"\n");
+        assert!(config.addresses.contains("unix:/run/a") && config.exports.is_empty());
+        assert!(
+            config.problems[0]
+                .to_string()
+                .contains("exports: it is missing")
+        );
+    }
+
     #[test]
     fn a_device_is_saved_where_it_or_the_daemon_says_so() {
         let config = read(
@@ -752,9 +835,11 @@ mod tests {
         assert_eq!(read(text), DaemonConfig::default());
         let all = text.replace("\n# sysfs", "\nsysfs");
         let (settings, examples) = all.split_once("\n# [[device]]").unwrap();
-        let examples = examples.replace("\n#", "\n");
+        let examples = examples
+            .replace("\n# Devices", "\n## Devices")
+            .replace("\n#", "\n");
         let config = read(&format!("{settings}\n[[device]]{examples}"));
         assert_eq!(config.problems, []);
-        assert_eq!(config.devices.len(), 2);
+        assert_eq!((config.devices.len(), config.exports.len()), (2, 1));
     }
 }

@@ -16,7 +16,9 @@ mod config;
 mod confirm;
 mod devices;
 mod error;
+mod exports;
 mod filesystem;
+mod fronts;
 pub mod generator;
 mod history;
 mod hold;
@@ -38,6 +40,7 @@ pub use api::{
 pub use client::{Client, ClientError};
 pub use config::{DaemonConfig, DaemonSettings, NewDevice};
 pub use error::errno_name;
+pub use exports::NewExports;
 pub use filesystem::{FileSystem, Mount};
 pub use history::{HistoryAnswer, HistoryPoint};
 pub use http::{bind, converse, serve};

@@ -15,6 +15,7 @@ use uzram_runtime::zram::Local;
 use uzram_spec::{Failure, Result, printable};
 
 use crate::devices::Daemon;
+use crate::fronts::Fronts;
 use crate::history::History;
 use crate::hold::{SharedHolder, own_copy};
 use crate::http::{bind, serve};
@@ -121,11 +122,14 @@ impl Run {
                 break;
             }
         }
+        let mut fronts = Fronts::new(&self.log);
+        fronts.apply(&wanted);
         tracing::info!(socket = %socket.display(), "ready");
         notify::ready("serving");
         let mut said = usize::MAX;
         loop {
             holder.look();
+            fronts.look();
             if holder.len() != said {
                 said = holder.len();
                 notify::status(&format!("{said} devices' memory is held"));
@@ -135,7 +139,10 @@ impl Run {
                 Ok(SIGHUP) => {
                     notify::reloading();
                     match read() {
-                        Ok(wanted) => wanted.make(&daemon),
+                        Ok(wanted) => {
+                            wanted.make(&daemon);
+                            fronts.apply(&wanted);
+                        }
                         Err(failure) => tracing::error!("the old configuration stays: {failure}"),
                     }
                     notify::ready("serving");
@@ -145,6 +152,7 @@ impl Run {
             }
         }
         notify::stopping();
+        fronts.end();
         history.save();
         if from_systemd.is_none() {
             let _ = std::fs::remove_file(&socket);

@@ -1,5 +1,6 @@
 //! What the configuration asks for as a whole, from both files, and making it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use uzram_blockdev::Survey;
@@ -10,6 +11,7 @@ use uzram_spec::{DeviceSpec, Failure, Result};
 use crate::api::{CreateAnswer, Devices};
 use crate::config::{DaemonConfig, DaemonSettings, NewDevice};
 use crate::devices::Daemon;
+use crate::exports::NewExports;
 use crate::generator;
 use crate::persist::Place;
 use crate::problem::Problem;
@@ -22,6 +24,12 @@ pub(crate) struct Wanted {
     pub(crate) settings: DaemonSettings,
     /// What can be made, in the order in which it is made: what is mounted below another mount point comes after that.
     pub(crate) devices: Vec<NewDevice>,
+    /// What can be offered together once they are made.
+    pub(crate) exports: Vec<NewExports>,
+    /// Where something is to be offered, also by a section that is wrong.
+    pub(crate) addresses: BTreeSet<String>,
+    /// Whether all of uzram.toml could be read.
+    pub(crate) is_whole: bool,
     /// What is wrong with the rest.
     pub(crate) problems: Vec<Problem>,
     /// What else there is to say.
@@ -43,6 +51,9 @@ impl Wanted {
         let mut wanted = Wanted {
             settings: config.daemon,
             devices: Vec::new(),
+            exports: Vec::new(),
+            addresses: config.addresses,
+            is_whole: config.problems.is_empty(),
             problems: config.problems,
             notes: Vec::new(),
         };
@@ -57,6 +68,9 @@ impl Wanted {
                  below [daemon]"
             ));
         }
+        if !to_save {
+            wanted.offer(config.exports, &devices, run);
+        }
         for device in devices {
             match wanted.refuses(&device, run, to_save) {
                 None => wanted.devices.push(device),
@@ -66,6 +80,20 @@ impl Wanted {
         wanted.devices.sort_by(|a, b| order(a).cmp(&order(b)));
         wanted.refuse_out_of_order();
         Ok(wanted)
+    }
+
+    /// Takes what can be offered together, of these devices among others.
+    fn offer(&mut self, all: Vec<NewExports>, devices: &[NewDevice], run: &RunDir) {
+        for new in all {
+            let refused = new.refused(devices, &self.exports, run);
+            match refused.is_empty() {
+                true => self.exports.push(new),
+                false => {
+                    let problems = refused.into_iter().map(|why| new.origin.problem(why));
+                    self.problems.extend(problems);
+                }
+            }
+        }
     }
 
     /// Refuses a device with a number of its own that is mounted below one without: that one is made later, so that it does not take the

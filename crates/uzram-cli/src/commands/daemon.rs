@@ -21,6 +21,9 @@ use crate::exit::{Failure, Kind, Result};
 /// Devices with "persist = true" in the configuration are made of what --save saved of them. uzramd-persist.service calls
 /// "uzramd --save --unmount" when the machine goes down; that uzramd ends saves nothing.
 ///
+/// Devices that a [[nbd]] of the configuration names are offered at one address by a process of their own, "uzram nbd", which
+/// is started again when it ends, and ends with the daemon.
+///
 /// An entry of the configuration that is wrong keeps no other from being made: it is logged, with file and section.
 ///
 /// The API takes 64 connections with one request each, whose head has at most 16 KiB and 64 headers, and whose body at
@@ -37,7 +40,7 @@ Examples:
   curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices -d '{\"size\":\"4G\",\"algorithm\":\"zstd\"}'")]
 pub(crate) struct Args {
     /// The configuration [default: /etc/uzram.toml, if there is one]. SIGHUP has it read again: devices that are new in it are
-    /// made
+    /// made, and what is offered at an address becomes what it says
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Only check the configuration: uzram.toml, and zram-generator.conf where that says so. Lists what would be saved and

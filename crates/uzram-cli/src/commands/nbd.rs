@@ -1,13 +1,14 @@
 //! `uzram nbd`: several devices as the exports of one NBD server.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::mpsc::channel;
 
 use clap::{ArgMatches, Command, FromArgMatches};
 use uzram_control::RunDir;
-use uzram_runtime::nbd_exports::{NbdExports, OPTIONS};
-use uzram_runtime::{logging, process::when_told_to_end};
-use uzram_spec::FrontendSpec;
+use uzram_runtime::nbd_exports::{NbdExports, NbdExportsSpec, OPTIONS, parse_export};
+use uzram_runtime::{logging, process};
+use uzram_spec::OptionValue;
 
 use super::print;
 use crate::exit::Result;
@@ -23,7 +24,9 @@ use crate::frontend_args;
 /// clients a device has, and how long it waits for them, by the device. A device that is read-only stays so. One that is
 /// removed is not offered any more, until there is another of its name.
 ///
-/// It needs devices of --frontend nbd, of this user. One whose clients have to use certificates of its own cannot be offered.
+/// It needs devices of --frontend nbd, of this user. One that requires TLS of its clients is offered to clients with TLS alone, and
+/// with --tls-verify-peer of its own only where the same option and the same authorities are given here. uzramd runs such servers
+/// by [[nbd]] in its configuration.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,22 +35,13 @@ Examples:
   uzram nbd --listen tcp:0.0.0.0:10809 --allow-remote --tls-certificates /etc/pki/uzram --export builds=zram3 --read-only")]
 pub(crate) struct Args {
     /// Offer this device, under a name of its own or under this one; repeated. The first is also the one without a name
-    #[arg(long = "export", value_name = "[NAME=]DEVICE", required = true, value_parser = export)]
+    #[arg(long = "export", value_name = "[NAME=]DEVICE", required = true, value_parser = parse_export)]
     exports: Vec<(String, String)>,
+    /// End with stdin, and begin without devices that are not there. Not for users
+    #[arg(long, hide = true)]
+    for_daemon: bool,
     #[command(flatten)]
     server: ServerArgs,
-}
-
-/// Reads the name of an export and that of a device, which is the last word: it has no equals sign.
-fn export(text: &str) -> std::result::Result<(String, String), String> {
-    let (name, device) = text.rsplit_once('=').unwrap_or((text, text));
-    if name.chars().any(char::is_control) {
-        return Err("a name has no control characters".into());
-    }
-    match name.is_empty() || device.is_empty() {
-        true => Err("give NAME=DEVICE or DEVICE, such as builds=zram0".into()),
-        false => Ok((name.into(), device.into())),
-    }
 }
 
 impl Args {
@@ -55,10 +49,19 @@ impl Args {
         logging::to_stderr(log)?;
         // Before there is a socket: no signal leaves one behind.
         let (events, inbox) = channel();
-        when_told_to_end(move || {
-            let _ = events.send(());
+        let told = events.clone();
+        process::when_told_to_end(move || {
+            let _ = told.send(());
         })?;
-        let server = NbdExports::start(&self.server.spec, RunDir::of_user(), self.exports)?;
+        if self.for_daemon {
+            process::take_name();
+            process::spawn("stdin", move || {
+                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+                let _ = events.send(());
+            })?;
+        }
+        let wanted = NbdExportsSpec::new(self.server.options, self.exports);
+        let server = NbdExports::start(wanted, RunDir::of_user(), self.for_daemon)?;
         print(&(server.uris().join("\n") + "\n"))?;
         let _ = inbox.recv();
         server.stop()
@@ -67,7 +70,7 @@ impl Args {
 
 /// The options of the server.
 struct ServerArgs {
-    spec: FrontendSpec,
+    options: BTreeMap<String, OptionValue>,
 }
 
 impl FromArgMatches for ServerArgs {
@@ -78,10 +81,7 @@ impl FromArgMatches for ServerArgs {
                 options.insert(option.name.to_owned(), value);
             }
         }
-        let kind = "nbd".into();
-        Ok(ServerArgs {
-            spec: FrontendSpec { kind, options },
-        })
+        Ok(ServerArgs { options })
     }
 
     fn update_from_arg_matches(

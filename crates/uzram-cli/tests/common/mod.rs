@@ -7,6 +7,8 @@
     reason = "each test program uses a part"
 )]
 
+pub(crate) mod nbd;
+
 use std::ops::Deref;
 
 pub(crate) use uzram_testkit::program::{Stopped, kill_together, sh};
