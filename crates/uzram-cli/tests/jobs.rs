@@ -161,6 +161,51 @@ fn a_detached_job_goes_on_alone_says_how_far_it_is_and_is_ended_by_its_number() 
 }
 
 #[test]
+fn a_training_that_is_let_go_on_comes_to_its_end_and_the_log_says_to_which() {
+    needs!(&["nbdcopy"]);
+    let bench = Bench::new();
+    busy_device(&bench);
+    bench.uzram(&["recompress", "zram0", "--detach"]);
+    until(&bench, "at work", has_run);
+    let said = bench.uzram(&["train", "zram0", "--detach"]);
+    assert_eq!(said, "job 2 of zram0: uzram jobs zram0\n");
+    // There is no algorithm of this priority.
+    bench.uzram(&["train", "zram0", "--priority", "3", "--detach"]);
+    let seen = jobs(&bench);
+    let waiting = (&seen[1]["op"], &seen[1]["detached"], &seen[1]["begun"]);
+    assert_eq!(
+        waiting,
+        (&"train".into(), &Value::Bool(true), &Value::Bool(false))
+    );
+    bench.uzram(&["jobs", "zram0", "--cancel", "1"]);
+    until(&bench, "ended", <[Value]>::is_empty);
+    let log = std::fs::read_to_string(bench.run_dir().join("zram0/log")).unwrap();
+    let of_job = |number: u32| {
+        let is_of =
+            |line: &&str| line.contains(&format!("number={number}")) && line.contains("the job ");
+        log.lines()
+            .find(is_of)
+            .unwrap_or_else(|| panic!("{number}: {log}"))
+    };
+    assert!(
+        of_job(1).contains("cancelled in the middle"),
+        "{}",
+        of_job(1)
+    );
+    let trained = of_job(2);
+    assert!(
+        trained.contains("is done") && trained.contains("ratio_after"),
+        "{trained}"
+    );
+    assert!(of_job(3).contains("has failed"), "{}", of_job(3));
+    let dict = bench.path("dict");
+    for more in [&["--dry-run"][..], &["--save", dict.to_str().unwrap()]] {
+        bench.fails(2, &[&["train", "zram0", "--detach"][..], more].concat());
+    }
+    bench.fails(4, &["train", "zram9", "--detach"]);
+}
+
+#[test]
 fn an_interrupt_ends_the_job_and_one_that_waits_is_never_begun() {
     needs!(&["nbdcopy", "env", "kill"]);
     let bench = Bench::new();

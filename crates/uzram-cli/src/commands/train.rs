@@ -11,7 +11,7 @@ use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, from_hex};
 use uzram_spec::{Failure, FailureKind};
 
-use super::{job, print_outcome};
+use super::{job, jobs, print_outcome};
 use crate::exit::Result;
 
 /// Train a dictionary on what a device holds
@@ -28,6 +28,7 @@ use crate::exit::Result;
 Examples:
   uzram train zram0
   uzram train zram0 --priority 1
+  uzram train zram0 --detach && uzram jobs zram0
   uzram train zram0 --dictionary-size 32K --dry-run
   uzram train zram0 --save heap.dict && uzram create --algorithm 'lzhs(dict=heap.dict)'")]
 pub(crate) struct Args {
@@ -45,6 +46,10 @@ pub(crate) struct Args {
     /// Write the dictionary that is in use then to a new file, for "dict=FILE". It has parts of pages, but for that of lzhs
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     save: Option<PathBuf>,
+    /// Return at once, and let the device go on by itself, to the end: "uzram jobs" shows it, and the device's log says what came of
+    /// it
+    #[arg(long, conflicts_with_all = ["dry_run", "save"])]
+    detach: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -52,6 +57,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        if self.detach {
+            return jobs::detach(&self.name, &self.request(), self.json);
+        }
         // A file that cannot be is said before the work.
         let file = self.save.as_deref().map(create).transpose()?;
         let done = self.train(file);
@@ -63,15 +71,19 @@ impl Args {
         print_outcome(self.json, &trained, text)
     }
 
-    /// Trains, and writes the dictionary in use to a file if there is one, with its length.
-    fn train(&self, file: Option<(&Path, File)>) -> Result<(TrainReport, Option<(PathBuf, u64)>)> {
-        let request = Request::Train {
+    fn request(&self) -> Request {
+        Request::Train {
             priority: self.priority,
             dictionary_bytes: self.dictionary_size.map_or(DEFAULT_BYTES, |asked| {
                 usize::try_from(asked).unwrap_or(usize::MAX)
             }),
             dry_run: self.dry_run,
-        };
+        }
+    }
+
+    /// Trains, and writes the dictionary in use to a file if there is one, with its length.
+    fn train(&self, file: Option<(&Path, File)>) -> Result<(TrainReport, Option<(PathBuf, u64)>)> {
+        let request = self.request();
         let trained = job!(&self.name, &request, Response::Trained(trained) => trained);
         let Some((path, mut file)) = file else {
             return Ok((trained, None));

@@ -329,7 +329,7 @@ impl Conversation {
         let begun = *stage == Stage::Begun;
         *stage = Stage::Answered;
         if begun && self.is_detached() {
-            // Nobody listens. What came of it is in the log.
+            self.log_outcome(answer);
             return None;
         }
         let mut rest = Rest {
@@ -339,6 +339,24 @@ impl Conversation {
         match self.send(&mut rest) {
             true => None,
             false => Some(rest),
+        }
+    }
+
+    /// Says what came of a detached request, of which nobody is told.
+    fn log_outcome(&self, answer: &Response) {
+        let Some(facts) = &self.job else {
+            return;
+        };
+        let (number, op) = (facts.number, &facts.op);
+        match answer {
+            Response::Error(error) => {
+                tracing::warn!(number, op, "the job has failed: {}", error.message);
+            }
+            answer => {
+                let outcome = to_line(answer).unwrap_or_default();
+                let outcome = String::from_utf8_lossy(&outcome);
+                tracing::info!(number, op, "the job is done: {}", outcome.trim_end());
+            }
         }
     }
 
