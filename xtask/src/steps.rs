@@ -138,6 +138,14 @@ pub(crate) const STEPS: &[Step] = &[
          named",
         |scope| scope.rarely(|| outcome(deb())),
     ),
+    step(
+        "recipes",
+        "the RPM spec and the PKGBUILD: linters, and the same files as the Debian package",
+        |_| match dist::missing_tools() {
+            tools if tools.is_empty() => outcome(recipes()),
+            tools => StepOutcome::Skipped(format!("no {}", tools.join(", no "))),
+        },
+    ),
     step("guest", "tests under a kernel of their own", |scope| {
         outcome(guest::ci(scope.slow))
     }),
@@ -162,12 +170,22 @@ pub(crate) const STEPS: &[Step] = &[
     beside("bench-rivals", SMOKE, |_| bench_smoke("rivals")),
 ];
 
+/// Builds the programs of packages as the tests do. With an example, as the guest's programs are built, which is after this.
+fn programs() -> Result<()> {
+    let build = [&["build", "--quiet"], sh::WORKSPACE].concat();
+    let example = vec!["--example", "memhog"];
+    sh::run(sh::cargo(&[build, dist::bins(), example].concat()))
+}
+
+/// What other packagers build by, with the programs of the tests.
+fn recipes() -> Result<()> {
+    programs()?;
+    dist::recipes()
+}
+
 /// The package with the programs of the tests, at a version and a lower one.
 fn deb() -> Result<()> {
-    let build = [&["build", "--quiet"], sh::WORKSPACE].concat();
-    // With an example, as the guest's programs are built, which is after this.
-    let example = vec!["--example", "memhog"];
-    sh::run(sh::cargo(&[build, dist::bins(), example].concat()))?;
+    programs()?;
     let dir = guest::packages();
     if dir.exists() {
         fs::remove_dir_all(&dir)?;

@@ -29,7 +29,7 @@ pub(super) fn archive() -> Result<PathBuf> {
         ensure!(!headers.contains("INTERP"), "{program} is not static");
     }
     let name = format!("uzram-{}-{TARGET}", version());
-    let tree = Tree::lay_out(dir().join("static").join(&name), Place::UsrLocal, &programs)?;
+    let tree = Tree::lay_out(dir().join("static").join(&name), Place::Local, &programs)?;
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         let text = std::fs::read(sh::root().join(licence))?;
         tree.write(&format!("usr/local/share/doc/uzram/{licence}"), text)?;

@@ -57,7 +57,7 @@ impl Deb {
     /// Packs it; the path of the package.
     pub(crate) fn build(&self) -> Result<PathBuf> {
         let work = sh::target().join("dist/deb");
-        let tree = Tree::lay_out(work.join("release/tree"), Place::Usr, &self.programs)?;
+        let tree = Tree::lay_out(work.join("release/tree"), Place::Debian, &self.programs)?;
         let maintainer = maintainer();
         let doc = "usr/share/doc/uzram";
         let changelog = changelog(&self.version, &maintainer)?;

@@ -11,11 +11,13 @@
 //! | `deb` | the Debian package |
 //! | `archive` | the archive of static programs |
 //! | `sbom` | the list of components |
+//! | `recipes` | the RPM spec and the PKGBUILD, by which others make packages: whether they are right |
 //! | `tools` | cargo's subcommands that this needs, at versions that are known |
 
 mod archive;
 mod deb;
 mod notices;
+mod recipes;
 mod sbom;
 mod tools;
 mod tree;
@@ -27,6 +29,7 @@ use anyhow::{Context, Result};
 
 use crate::{setup, sh};
 pub(crate) use deb::{Deb, lint};
+pub(crate) use recipes::{missing_tools, recipes};
 use tree::{Place, Tree};
 
 /// What users get.
@@ -38,6 +41,8 @@ enum Part {
     Static,
     /// The list of components, in CycloneDX's form
     Sbom,
+    /// What was committed last, in an archive: what the RPM spec and the PKGBUILD build
+    Source,
 }
 
 /// Options of `cargo xtask dist`.
@@ -49,6 +54,12 @@ pub(crate) struct DistOptions {
     /// Make none of these: lay the files out below DIR, for another packager, with the programs in target/release, which are there
     #[arg(long, value_name = "DIR", conflicts_with = "parts")]
     tree: Option<PathBuf>,
+    /// For whom the files of --tree are laid out
+    #[arg(long = "for", value_enum, default_value_t = Place::Debian, requires = "tree")]
+    place: Place,
+    /// Take the programs from here, not from target/release
+    #[arg(long, value_name = "DIR", requires = "tree")]
+    programs: Option<PathBuf>,
 }
 
 /// The programs, and the packages that they are in.
@@ -65,7 +76,7 @@ const CHECKSUMS: &str = "SHA256SUMS";
 
 pub(crate) fn dist(options: &DistOptions) -> Result<()> {
     if let Some(dir) = &options.tree {
-        return lay_out(dir);
+        return lay_out(dir, options);
     }
     setup::setup(setup::PackagePurpose::Dist)?;
     fs::create_dir_all(dir()).with_context(|| dir().display().to_string())?;
@@ -79,6 +90,9 @@ pub(crate) fn dist(options: &DistOptions) -> Result<()> {
     if options.parts.contains(&Part::Static) {
         made.push(archive::archive()?);
     }
+    if options.parts.contains(&Part::Source) {
+        made.push(source()?);
+    }
     if wanted(Part::Sbom) {
         made.extend(sbom::sbom()?);
     }
@@ -90,10 +104,25 @@ pub(crate) fn dist(options: &DistOptions) -> Result<()> {
 }
 
 /// The files of a package, for whoever packs them by other means. Installs nothing, and builds nothing.
-fn lay_out(dir: &Path) -> Result<()> {
-    let root = std::env::current_dir()?.join(dir);
-    Tree::lay_out(root, Place::Usr, &sh::target().join("release"))?;
+fn lay_out(dir: &Path, options: &DistOptions) -> Result<()> {
+    let here = std::env::current_dir()?;
+    let programs = match &options.programs {
+        Some(dir) => here.join(dir),
+        None => sh::target().join("release"),
+    };
+    Tree::lay_out(here.join(dir), options.place, &programs)?;
     Ok(())
+}
+
+/// Archives the last commit; the path of the archive.
+fn source() -> Result<PathBuf> {
+    let name = format!("uzram-{}", version());
+    let path = dir().join(format!("{name}.tar.gz"));
+    let mut git = sh::command("git", &["archive", "--format=tar.gz"]);
+    git.arg(format!("--prefix={name}/"));
+    git.arg("--output").arg(&path).arg("HEAD");
+    sh::run(git)?;
+    Ok(path)
 }
 
 /// Where what is made lies.

@@ -1,7 +1,8 @@
 //! The files of a package with the paths at which they are installed, below a directory that stands for `/`.
 //!
 //! `dist` has units and rules as they are for programs in `/usr/local/bin`, where somebody puts them who builds them himself.
-//! Packages have theirs in `/usr/bin`.
+//! Packages have theirs in `/usr/bin`. Those of different distributions have the same files but for a few: see [`Place`], and the
+//! module `recipes`, which compares them.
 
 use std::fs;
 use std::io::Write;
@@ -14,21 +15,41 @@ use anyhow::{Context, Result, ensure};
 use super::{PROGRAMS, emptied, notices};
 use crate::sh;
 
-/// Where programs are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who installs the files. That says where they are, and which of them a distribution has other ways for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Place {
-    /// Packages of a distribution.
-    Usr,
-    /// What an administrator installs.
-    UsrLocal,
+    /// A package of Debian's form
+    Debian,
+    /// A package of Fedora's form
+    Rpm,
+    /// A package of Arch Linux's form
+    Arch,
+    /// An administrator, below /usr/local
+    Local,
 }
 
 impl Place {
     /// Without the `/` before it.
     fn prefix(self) -> &'static str {
         match self {
-            Self::Usr => "usr",
-            Self::UsrLocal => "usr/local",
+            Self::Debian | Self::Rpm | Self::Arch => "usr",
+            Self::Local => "usr/local",
+        }
+    }
+
+    /// Where zsh looks for completions that packages bring. Debian's zsh looks in a place of its own.
+    pub(super) fn zsh_completions(self) -> &'static str {
+        match self {
+            Self::Debian => "share/zsh/vendor-completions",
+            Self::Rpm | Self::Arch | Self::Local => "share/zsh/site-functions",
+        }
+    }
+
+    /// Where programs are that nobody calls by their names.
+    pub(super) fn helpers(self) -> &'static str {
+        match self {
+            Self::Rpm => "libexec/uzram",
+            Self::Debian | Self::Arch | Self::Local => "lib/uzram",
         }
     }
 }
@@ -65,13 +86,34 @@ impl Tree {
         tree.completions(&program)?;
         tree.configuration()?;
         tree.documents()?;
-        if tree.place == Place::Usr {
-            let path = "usr/lib/uzram/none-served";
-            tree.write(path, fs::read(sh::root().join("dist/none-served"))?)?;
-            let executable = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(tree.root.join(path), executable)?;
-        }
+        tree.of_packages()?;
         Ok(tree)
+    }
+
+    /// What only a package has, or one of them.
+    fn of_packages(&self) -> Result<()> {
+        if self.place == Place::Local {
+            return Ok(());
+        }
+        let read = |name: &str| fs::read(sh::root().join(name)).with_context(|| name.to_owned());
+        let path = self.placed(&format!("{}/none-served", self.place.helpers()));
+        self.write(&path, read("dist/none-served")?)?;
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.root.join(path), executable)?;
+        if self.place == Place::Arch {
+            let hook = "usr/share/libalpm/hooks/uzram.hook";
+            self.write(hook, read("dist/arch/uzram.hook")?)?;
+        }
+        if matches!(self.place, Place::Rpm | Place::Arch) {
+            // Debian has both in a file of its own form.
+            for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+                self.write(
+                    &format!("usr/share/licenses/uzram/{licence}"),
+                    read(licence)?,
+                )?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -149,16 +191,10 @@ impl Tree {
     }
 
     fn completions(&self, program: &Path) -> Result<()> {
+        let zsh = format!("{}/_uzram", self.place.zsh_completions());
         for (shell, to) in [
             ("bash", "share/bash-completion/completions/uzram"),
-            // Debian's zsh looks here for what packages bring, and below /usr/local here.
-            (
-                "zsh",
-                match self.place {
-                    Place::Usr => "share/zsh/vendor-completions/_uzram",
-                    Place::UsrLocal => "share/zsh/site-functions/_uzram",
-                },
-            ),
+            ("zsh", &zsh),
             ("fish", "share/fish/vendor_completions.d/uzram.fish"),
         ] {
             let mut completions = Command::new(program);
@@ -172,16 +208,14 @@ impl Tree {
     fn configuration(&self) -> Result<()> {
         let text = fs::read_to_string(sh::root().join("dist/uzram.toml"))?;
         match self.place {
-            Place::Usr => {
+            Place::Debian | Place::Rpm | Place::Arch => {
                 // It is there already.
                 let copied = " Copy to /etc/uzram.toml.";
                 ensure!(text.contains(copied), "dist/uzram.toml has no '{copied}'");
                 self.write("etc/uzram.toml", text.replace(copied, ""))
             }
             // Whoever unpacks this has one, perhaps.
-            Place::UsrLocal => {
-                self.write(&self.placed("share/doc/uzram/examples/uzram.toml"), text)
-            }
+            Place::Local => self.write(&self.placed("share/doc/uzram/examples/uzram.toml"), text),
         }
     }
 
@@ -248,11 +282,11 @@ mod tests {
         };
         let text = "RequiresMountsFor=/etc /usr/local /var\nExecStart=/usr/local/bin/uzramd\nPROGRAM=\"/usr/bin/uzram x\"\n";
         assert_eq!(
-            tree(Place::Usr).with_paths(text),
+            tree(Place::Debian).with_paths(text),
             "RequiresMountsFor=/etc /usr /var\nExecStart=/usr/bin/uzramd\nPROGRAM=\"/usr/bin/uzram x\"\n"
         );
         assert_eq!(
-            tree(Place::UsrLocal).with_paths(text),
+            tree(Place::Local).with_paths(text),
             "RequiresMountsFor=/etc /usr/local /var\nExecStart=/usr/local/bin/uzramd\nPROGRAM=\"/usr/local/bin/uzram x\"\n"
         );
     }
@@ -262,7 +296,7 @@ mod tests {
     fn no_unit_of_a_package_is_of_the_administrators_programs() {
         let tree = Tree {
             root: PathBuf::new(),
-            place: Place::Usr,
+            place: Place::Debian,
         };
         for entry in fs::read_dir(sh::root().join("dist/systemd")).unwrap() {
             let text = fs::read_to_string(entry.unwrap().path()).unwrap();
