@@ -142,7 +142,8 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     pub(crate) const NONE: Digest = Digest([0; 32]);
 
-    pub(crate) fn of(bytes: &[u8]) -> Digest {
+    /// The hash of these bytes.
+    pub fn of(bytes: &[u8]) -> Digest {
         Digest(*blake3::hash(bytes).as_bytes())
     }
 

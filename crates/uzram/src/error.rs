@@ -281,6 +281,9 @@ pub enum Error {
     /// The contents are another host's (EIO).
     #[error("the device was handed over to another host")]
     HandedOver,
+    /// Contents may change (EINVAL).
+    #[error("nothing was frozen or handed over: contents may change")]
+    NotFrozen,
     /// The operating system started no thread for the agent (ENOMEM).
     #[error("cannot start the agent's thread: {source}")]
     Thread {
@@ -382,6 +385,7 @@ impl Error {
             | Error::SnapshotWithReserve
             | Error::RemoteWithReserve
             | Error::NotLazy
+            | Error::NotFrozen
             | Error::SnapshotUntracked
             | Error::SnapshotUntrackable
             | Error::SnapshotSince { .. }

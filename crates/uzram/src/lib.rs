@@ -180,7 +180,7 @@ pub use remote::{Access, Fetchers, HydrateReport, RemoteError, RemoteOptions, Re
 pub use slots::Slot;
 pub use snapshot::{
     Basis, Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, CutWatch, FRAME_PAGES,
-    SnapshotId,
+    FrozenFrames, SnapshotId,
 };
 pub use train::{Rule, TrainReport, Training, pays, pays_unasked};
 pub use uzram_backing;

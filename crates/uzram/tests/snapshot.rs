@@ -921,3 +921,62 @@ fn nothing_changes_behind_a_frozen_cut() {
         Some(Error::Snapshot)
     );
 }
+
+/// What was handed over before it was copied answers nothing, and its frames are there until it is taken back.
+#[test]
+fn a_device_that_is_handed_over_unread_has_its_frames_until_it_is_taken_back() {
+    const PAGES: u64 = 1000;
+    let device = Device::builder(PAGES * PAGE).build().unwrap();
+    let mut random = Random::new(5);
+    for page in (0..PAGES).filter(|page| page % 3 != 1) {
+        let bytes = contents(&mut random, page % 8);
+        device.write_at(&bytes, page * PAGE).unwrap();
+    }
+    let mut expected = vec![0; (PAGES * PAGE) as usize];
+    device.read_at(&mut expected, 0).unwrap();
+    assert_eq!(device.frozen_frames().err(), Some(Error::NotFrozen));
+    let mut frozen = CutOptions::default();
+    frozen.freeze = true;
+    let cut = device.cut(&frozen).unwrap();
+    let held: Vec<u64> = cut.held_pages().flatten().collect();
+    let is_held = |page: &u64| page % 3 != 1;
+    assert!(
+        held.iter().all(is_held) && held.len() >= 600,
+        "{}",
+        held.len()
+    );
+    let zeros = vec![0; PAGE_SIZE];
+    let mut decoders = Decoders::of(&cut, &Registry::builtin());
+    let codecs = cut.codecs().to_vec();
+    cut.hand_over_unread();
+    assert!(device.is_handed_over());
+    assert_eq!(device.read_at(&mut [0], 0), Err(Error::HandedOver));
+    assert_eq!(device.write_at(&[1], 0), Err(Error::HandedOver));
+    assert_eq!(device.discard(0, PAGE), Err(Error::HandedOver));
+    assert_eq!(device.cut(&frozen).err(), Some(Error::Snapshot));
+    // Twice, and in any order.
+    for _ in 0..2 {
+        let mut frames = device.frozen_frames().unwrap();
+        assert_eq!(frames.codecs(), codecs);
+        for number in (0..PAGES.div_ceil(FRAME_PAGES as u64) as u32).rev() {
+            let frame = frames.frame(number).unwrap();
+            let mut found = BTreeMap::new();
+            decoders.keep(&frame, &mut found);
+            let first = u64::from(number) * FRAME_PAGES as u64;
+            for page in first..PAGES.min(first + FRAME_PAGES as u64) {
+                let bytes = &expected[(page * PAGE) as usize..][..PAGE_SIZE];
+                assert!(found.get(&page).unwrap_or(&zeros) == bytes, "page {page}");
+            }
+        }
+        assert!(matches!(frames.frame(16), Err(Error::OutOfRange { .. })));
+    }
+    device.take_back();
+    device.take_back();
+    assert!(!device.is_handed_over());
+    let mut now = vec![0; expected.len()];
+    device.read_at(&mut now, 0).unwrap();
+    assert!(now == expected);
+    device.write_at(&[1; 100], 7).unwrap();
+    drop(device.cut(&frozen).unwrap());
+    nothing_leaks(&device);
+}

@@ -237,8 +237,10 @@ impl Device {
     }
 
     /// Notes that nothing is remote any more, if so: requests do not ask again, and the source is let go of.
-    pub(super) fn note_whether_remote(&self) {
-        if self.is_lazy.load(Relaxed) && self.counters.remote_pages() == 0 {
+    pub(crate) fn note_whether_remote(&self) {
+        // Of one that was handed over the flag has reads refused.
+        if self.is_lazy.load(Relaxed) && self.counters.remote_pages() == 0 && !self.is_handed_over()
+        {
             self.is_lazy.store(false, Relaxed);
             self.codecs.keep(0);
             let source = self.remote.set().source.take();

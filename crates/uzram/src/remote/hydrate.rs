@@ -115,8 +115,9 @@ impl JobsApi<'_> {
         Ok(HydrateReport { pages, left })
     }
 
-    /// The next frames with a remote page, from a page on.
-    fn remote_frames(self, from: u64) -> Vec<u32> {
+    /// The next frames with a remote page, from a page on: up to 8 that lie within 2 MiB of the disk. For
+    /// [`JobsApi::fetch_ahead`].
+    pub fn remote_frames(self, from: u64) -> Vec<u32> {
         let mut frames: Vec<u32> = Vec::with_capacity(TOGETHER);
         let table = &self.0.table;
         for page in table.touched(from, u64::MAX) {

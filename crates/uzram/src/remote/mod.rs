@@ -237,6 +237,9 @@ impl Device {
 
     #[cold]
     pub(crate) fn bring(&self, access: Access, offset: u64, len: u64) -> Result<(), Error> {
+        if self.is_handed_over() {
+            return Err(Error::HandedOver);
+        }
         let timeout = self.remote_options().timeout;
         let deadline = Instant::now() + timeout;
         loop {

@@ -44,7 +44,7 @@ impl Gate {
 
     fn set(&self, to: GateState) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // For good.
+        // Until it is taken back.
         if *state != GateState::HandedOver {
             *state = to;
         }
@@ -58,5 +58,21 @@ impl Gate {
 
     pub(super) fn hand_over(&self) {
         self.set(GateState::HandedOver);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) == GateState::Open
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) == GateState::HandedOver
+    }
+
+    /// Opens one that was closed for good.
+    pub(super) fn take_back(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = GateState::Open;
+        drop(state);
+        self.changed.notify_all();
     }
 }

@@ -9,6 +9,7 @@
 
 mod basis;
 mod dirty;
+mod frozen;
 mod gate;
 mod state;
 mod walk;
@@ -22,6 +23,7 @@ pub use basis::Basis;
 use dirty::DirtyCut;
 pub(crate) use dirty::DirtyMap;
 pub use dirty::SnapshotId;
+pub use frozen::FrozenFrames;
 pub(crate) use gate::Gate;
 use state::Changed;
 pub(crate) use state::{CutState, StreamCut};

@@ -63,7 +63,7 @@ impl std::fmt::Debug for CutWatch {
 
 /// What a page is, with its bytes elsewhere.
 #[derive(Clone, Copy, Default)]
-enum Captured {
+pub(super) enum Captured {
     #[default]
     Zero,
     Unchanged,
@@ -103,6 +103,14 @@ pub enum CutPage<'c> {
 }
 
 impl<'c> CutFrame<'c> {
+    pub(super) fn new(number: u32, pages: &'c [Captured], bytes: &'c [u8]) -> CutFrame<'c> {
+        CutFrame {
+            number,
+            pages,
+            bytes,
+        }
+    }
+
     /// Its number.
     pub fn number(&self) -> u32 {
         self.number
@@ -160,6 +168,10 @@ impl<'d> Cut<'d> {
             let_go: false,
             is_replaced: false,
         }
+    }
+
+    pub(super) fn device(&self) -> &'d Device {
+        self.device
     }
 
     /// The cut that takes the place of a basis.
@@ -277,7 +289,7 @@ impl<'d> Cut<'d> {
     }
 
     /// Has all changes fail from now on that waited for a [frozen](super::CutOptions::freeze) cut, and those that are still to
-    /// come: the device's contents are another host's. This cannot be taken back.
+    /// come: the device's contents are another host's. See [`Device::take_back`].
     pub fn hand_over(self) {
         if let Some(gate) = &self.state.gate {
             gate.hand_over();
@@ -393,14 +405,14 @@ impl<'d> Cut<'d> {
     }
 }
 
-fn same(word: u64) -> Captured {
+pub(super) fn same(word: u64) -> Captured {
     match u64::from_le_bytes(word.to_ne_bytes()) {
         0 => Captured::Zero,
         word => Captured::Same(word),
     }
 }
 
-fn of_backed(backed: Backed) -> Captured {
+pub(super) fn of_backed(backed: Backed) -> Captured {
     match backed.is_huge() {
         true => Captured::Raw,
         false => Captured::Object {
@@ -411,7 +423,7 @@ fn of_backed(backed: Backed) -> Captured {
 }
 
 /// What a page with an object is, whose bytes are these.
-fn captured(content: Content, bytes: &[u8]) -> Captured {
+pub(super) fn captured(content: Content, bytes: &[u8]) -> Captured {
     match content {
         Content::SameObject { .. } => {
             let word = bytes.first_chunk().copied();
