@@ -3,9 +3,12 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use common::{Bench, have, sh, text};
@@ -42,7 +45,10 @@ impl Cable {
     const THERE: &str = "10.249.17.2";
 
     fn lay() -> Result<Cable, String> {
-        let names = ["a", "b"].map(|end| format!("uzram-{end}-{}", std::process::id()));
+        // Those of the tests of a process lie beside each other.
+        static LAID: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), LAID.fetch_add(1, Relaxed));
+        let names = ["a", "b"].map(|end| format!("uzram-{end}-{process}-{number}"));
         let cable = Cable { names };
         let [a, b] = &cable.names;
         let script = format!(
@@ -122,10 +128,14 @@ impl Hosts {
 
     /// Has the other host wait for a device. What it says goes nowhere.
     fn receive(&self) -> Started {
+        self.receive_with("")
+    }
+
+    fn receive_with(&self, options: &str) -> Started {
         let ready = self.there.path("ready");
         let _ = fs::remove_file(&ready);
         let script = format!(
-            "exec {} python3 '{}' there {} '{}' '{}' receive --frontend nbd --policy none",
+            "exec {} python3 '{}' there {} '{}' '{}' receive --frontend nbd --policy none {options}",
             self.cable.within(1),
             self.carrier().display(),
             Cable::THERE,
@@ -146,14 +156,19 @@ impl Hosts {
 
     /// `uzram send` to it.
     fn send(&self) -> Command {
+        self.send_with(&[])
+    }
+
+    fn send_with(&self, options: &[&str]) -> Command {
         let script = format!(
             "exec {} python3 '{}' here {}",
             self.cable.within(0),
             self.carrier().display(),
             Cable::THERE
         );
+        let last = ["--", "sh", "-c", &script];
         self.here
-            .command(&["send", "zram0", "--", "sh", "-c", &script])
+            .command(&[&["send", "zram0"], options, &last].concat())
     }
 
     fn holds(&self, uri: &str) -> bool {
@@ -208,6 +223,63 @@ fn a_device_goes_from_host_to_host_and_stays_where_the_cable_is_cut() {
     let uri = String::from_utf8(sent.stdout).unwrap();
     assert!(hosts.holds(uri.trim()));
     assert!(receiver.0.wait().unwrap().success());
+    hosts.here.assert_clean();
+    hosts.there.remove_last("zram0");
+}
+
+/// A device that is sent lazily, by a cable that is out for a while: what is missing waits and fails, and comes when it is mended.
+#[test]
+fn what_is_still_elsewhere_waits_for_the_cable() {
+    let name = "what_is_still_elsewhere_waits_for_the_cable";
+    if !have(name, &["ip", "python3", "qemu-img", "qemu-io", "tc"], false) {
+        return;
+    }
+    let cable = match Cable::lay() {
+        Ok(cable) => cable,
+        Err(why) => return peers::skip(name, why),
+    };
+    let hosts = Hosts::new(cable);
+    let [a, _] = &hosts.cable.names;
+    sh(&format!(
+        "tc -n {a} qdisc add dev cable root tbf rate 4mbit burst 32k latency 50ms"
+    ));
+    let mut receiver = hosts.receive_with("--remote-timeout 7");
+    let mut sending = hosts.send_with(&["--lazy"]);
+    let sending = sending.process_group(0).stdout(Stdio::piped());
+    let mut sender = Started(sending.spawn().unwrap());
+    let mut out = BufReader::new(sender.0.stdout.take().unwrap());
+    let mut uri = String::new();
+    out.read_line(&mut uri).unwrap();
+    let uri = uri.trim();
+    let read = |at: &str| {
+        let mut io = Command::new("qemu-io");
+        let io = io.args([
+            "-f",
+            "raw",
+            "-t",
+            "none",
+            "-c",
+            &format!("read {at} 4k"),
+            uri,
+        ]);
+        let output = io.output().unwrap();
+        !String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).contains("rror")
+    };
+    assert!(read("60M"));
+    sh(&format!("ip -n {a} link set cable down"));
+    assert!(!read("40M"));
+    assert!(read("60M"), "what is there needs no cable");
+    let words = hosts.there.uzram(&["stat", "zram0"]);
+    assert!(words.contains("it does not answer"), "{words}");
+    for started in [&mut sender, &mut receiver] {
+        assert_eq!(started.0.try_wait().unwrap(), None);
+    }
+    sh(&format!(
+        "tc -n {a} qdisc del dev cable root; ip -n {a} link set cable up"
+    ));
+    assert!(sender.0.wait().unwrap().success());
+    assert!(receiver.0.wait().unwrap().success());
+    assert!(hosts.holds(uri));
     hosts.here.assert_clean();
     hosts.there.remove_last("zram0");
 }

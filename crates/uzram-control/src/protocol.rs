@@ -229,6 +229,29 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         last: bool,
     },
+    /// Hand the device over before it is copied. What it is and which pages hold something goes to the socket that comes with the
+    /// request; nothing changes from then on. When whoever reads says by a byte that the other host has its device, this one's
+    /// contents are that host's, for good: neither reads nor writes are carried out. When he goes before, all goes on.
+    SendLazily {
+        /// What this is known by on both sides.
+        id: String,
+        /// It was handed over before: only say again what it is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+    },
+    /// Answer by the socket that comes with the request what frames hold, of a device that is handed over in this way.
+    ServeFrames {
+        /// What that is known by.
+        id: String,
+    },
+    /// Of a device that another host hands over in this way: fetch by the socket that comes with the request, in the place of any
+    /// before.
+    TakeFrames {
+        /// What that is known by.
+        id: String,
+    },
+    /// Go on with a device that was handed over, whose other side is lost with all that was written there.
+    TakeBack,
     /// To a server: end without taking the device down; another process serves it from now on. Refused where the device would
     /// get another node and somebody uses this one; then the server goes on.
     HandOver,
@@ -290,6 +313,19 @@ impl Request {
                 | Request::Recover
                 | Request::Upgrade { .. }
                 | Request::Snapshot { .. }
+                | Request::SendLazily { .. }
+        )
+    }
+
+    /// Whether files may come with it.
+    pub(crate) fn has_files(&self) -> bool {
+        matches!(
+            self,
+            Request::Snapshot { .. }
+                | Request::TakeClient { .. }
+                | Request::SendLazily { .. }
+                | Request::ServeFrames { .. }
+                | Request::TakeFrames { .. }
         )
     }
 

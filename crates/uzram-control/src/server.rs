@@ -341,9 +341,9 @@ impl Control {
         };
         let conversation = Conversation::new(client.stream, progress);
         // Those of a request that takes none are closed.
-        let files = match request {
-            Request::Snapshot { .. } | Request::TakeClient { .. } => client.files,
-            _ => Vec::new(),
+        let files = match request.has_files() {
+            true => client.files,
+            false => Vec::new(),
         };
         if !request.takes_long() && !request.waits_for_others() {
             if let Some(rest) = conversation.answer_at_once(request, files, &*self.handler) {

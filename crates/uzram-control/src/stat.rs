@@ -77,6 +77,9 @@ pub struct Stat {
     /// What the device is a clone of, as long as some of it is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_of: Option<String>,
+    /// Of a device that was handed over before all of it was copied, and that the other host still needs: what that is known by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_over: Option<String>,
     /// Where changes are tracked: how the name of the snapshot begins that they are since; empty where a complete one has to
     /// come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,6 +122,7 @@ impl Stat {
                 false => to_hex(&id),
             }),
             // Whoever serves the device knows.
+            handed_over: None,
             poll_microseconds: None,
             frontend_options: BTreeMap::new(),
             transport: None,

@@ -609,6 +609,10 @@ fn ask(call: &Call<'_>) -> Handled {
         | Request::Snapshot { .. }
         | Request::ClientTerms
         | Request::TakeClient { .. }
+        | Request::SendLazily { .. }
+        | Request::ServeFrames { .. }
+        | Request::TakeFrames { .. }
+        | Request::TakeBack
         | Request::Upgrade { .. } => {
             let message = "not a request for the server of a device here: DELETE takes one down, and GET .../snapshot takes a \
                 snapshot";

@@ -422,6 +422,7 @@ mod tests {
             transport: Some("io_uring".into()),
             snapshot: Some(CutProgress::default()),
             tracked_since: Some(String::new()),
+            handed_over: Some(String::new()),
             clients: Some(1),
             ..Stat::default()
         };

@@ -14,8 +14,18 @@ use uzram_snapshot::device::RemotePages;
 use uzram_snapshot::{Digest, RemoteSnapshot};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
+use crate::handover::SentPages;
 use crate::remote_process::TraceStore;
 use crate::snapshot_source::{OpenSource, StoredParts, refused_of};
+
+/// What a device is a clone of.
+#[derive(Clone)]
+pub(crate) enum ClonedFrom {
+    /// A snapshot.
+    Snapshot(Arc<CloneSource>),
+    /// A device of another host, which hands it over.
+    Host(Arc<SentPages>),
+}
 
 /// Where a clone's pages come from.
 pub(crate) struct CloneSource {

@@ -21,7 +21,8 @@ use uzram_spec::{Failure, Result, SnapshotSource};
 
 pub use piped::{Piped, pass_on};
 
-use crate::clone::CloneSource;
+use crate::clone::{CloneSource, ClonedFrom};
+use crate::handover::SentPages;
 use crate::remote_process::RemoteProcess;
 use crate::snapshot_files::{name, open_whole, parent_of};
 use crate::snapshot_source::{Open, OpenSource, StoredParts, refused_of, stored_in};
@@ -39,6 +40,8 @@ pub(crate) struct OpenedSnapshot {
 enum Form {
     /// Everything is in files, or in a remote.
     Stored(Box<Snapshot>, Option<Arc<RemoteProcess>>),
+    /// All but the first frame is at another host.
+    Sent(File),
     /// A pipe, and what is to be there before it.
     Pipe {
         file: Arc<File>,
@@ -87,6 +90,14 @@ impl OpenedSnapshot {
         let (snapshot, process) = match source.open {
             Open::Files(file, parents) => (open_whole(&path, file, parents)?, None),
             Open::Remote(process) => (stored_in(&source.of, process.clone())?, Some(process)),
+            Open::Sent(open) => {
+                let snapshot = Snapshot::open(open.description).map_err(failed)?;
+                let algorithms = uzram_control::zram::algorithms();
+                let choices = snapshot.choices(algorithms).map_err(failed)?;
+                let known = Known::new(source.of, None, snapshot.head().clone(), choices);
+                let form = Form::Sent(open.slots);
+                return Ok(OpenedSnapshot { known, form });
+            }
             Open::Pipe(pipe, parents) => {
                 let file = Arc::new(pipe);
                 let pipe = Pipe {
@@ -116,7 +127,13 @@ impl OpenedSnapshot {
     }
 
     /// Makes the device a clone, which fetches its pages when they are needed.
-    fn clone_to(self, device: &mut Device) -> Result<Arc<CloneSource>> {
+    fn clone_to(self, device: &mut Device) -> Result<ClonedFrom> {
+        if let (Form::Sent(slots), Some(sent)) = (&self.form, &self.known.source.sent) {
+            let pages = SentPages::new(&self.known.source, sent);
+            let choices = self.known.all_choices().collect();
+            pages.install(device, choices, slots)?;
+            return Ok(ClonedFrom::Host(pages));
+        }
         let Form::Stored(snapshot, process) = self.form else {
             return Err(Failure::usage("a clone needs the snapshot in a file"));
         };
@@ -129,7 +146,7 @@ impl OpenedSnapshot {
         pages.clone_to(device)?;
         let source = Arc::new(CloneSource::new(source, parts, pages)?);
         device.set_source(source.clone(), source.options());
-        Ok(source)
+        Ok(ClonedFrom::Snapshot(source))
     }
 
     /// Fills the device, or leaves that for later where it is to be a clone, whose source is returned. `wanted` is asked now and
@@ -138,7 +155,7 @@ impl OpenedSnapshot {
         self,
         device: &mut Device,
         wanted: &mut dyn FnMut() -> Result,
-    ) -> Result<Option<Arc<CloneSource>>> {
+    ) -> Result<Option<ClonedFrom>> {
         match self.known.source.lazy {
             true => self.clone_to(device).map(Some),
             false => self.fill(device, wanted).map(|()| None),
@@ -165,6 +182,7 @@ impl OpenedSnapshot {
                 let restored = snapshot.restore(|page, content| store(&filler, page, content));
                 restored.map_err(failed)
             }
+            Form::Sent(_) => Err(Failure::usage("what another host hands over is lazy")),
             Form::Pipe {
                 file,
                 mut reader,

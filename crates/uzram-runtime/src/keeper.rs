@@ -29,7 +29,9 @@ use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when
 use crate::report::StartReport;
 use crate::standby::Standby;
 use crate::state::{KeeperState, ServerState};
-use crate::{description, logging, make, note, process, report, swap, sweep, users, watermark};
+use crate::{
+    description, handover, logging, make, note, process, report, swap, sweep, users, watermark,
+};
 use requests::Requests;
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
@@ -151,6 +153,9 @@ fn begun() -> Result {
     // Read once: no later server is to need the file. Those of a clone are.
     let contents = spec.from.clone();
     spec.from = spec.from.filter(|from| from.lazy);
+    if let Some(from) = &mut spec.from {
+        from.forget_making();
+    }
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
     let dir = claim.dir.clone();
@@ -586,6 +591,11 @@ impl Keeper {
     fn remove_unserved(&self, force: bool) -> Result {
         if self.server.is_some() {
             return Err(Failure::failed("its server runs again"));
+        }
+        if !force && handover::marked(&self.claim.dir).is_some() {
+            return Err(Failure::busy(
+                "it was handed over, and the other host has not all of it yet",
+            ));
         }
         if let Some(record) = self.claim.record()
             && !force

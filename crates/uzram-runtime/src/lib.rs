@@ -20,6 +20,7 @@ pub mod contents;
 mod description;
 pub mod files;
 pub mod frontends;
+pub mod handover;
 mod keeper;
 mod launch;
 pub mod limits;

@@ -24,9 +24,10 @@ use uzram_control::{
 use uzram_frontend::{Front, Frontend, Serving};
 use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, OptionValue, Result};
 
-use crate::clone::CloneSource;
+use crate::clone::{CloneSource, ClonedFrom};
 use crate::cold::{self, ColdDevice, ColdOpener};
 use crate::contents::OpenedSnapshot;
+use crate::handover::{self, Message, MessageKind, SentPages};
 use crate::logging::Journal;
 use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
 use crate::report::StartReport;
@@ -69,6 +70,12 @@ struct Served {
     /// What its frontend opened outside of the device's directory, and the next server's will open.
     opened: Vec<Opened>,
     events: Mutex<Sender<ServerEvent>>,
+    /// Of a device that another host hands over: what that is known by.
+    sent_id: Option<String>,
+    /// Where what is missing of it comes from.
+    sent: Option<Arc<SentPages>>,
+    /// What it is known by that this device is being handed over, or was.
+    handing_over: Mutex<Option<String>>,
 }
 
 /// A file that a frontend's options name.
@@ -212,6 +219,7 @@ impl ServerState {
         let source = match (&self.contents, &spec.from) {
             (Some(contents), _) => Some(OpenSource::open(contents)?),
             // Where it is away, requests wait for it, and nothing else.
+            (None, Some(from)) if from.sent.is_some() => None,
             (None, Some(from)) => OpenSource::open(from)
                 .inspect_err(|failure| tracing::warn!("the clone's source: {failure}"))
                 .ok(),
@@ -267,10 +275,23 @@ impl ServerState {
         &self,
         spec: &DeviceSpec,
         source: Option<OpenSource>,
-    ) -> Result<(Device, Option<Arc<CloneSource>>)> {
+    ) -> Result<(Device, Option<ClonedFrom>)> {
         if self.resume {
             let device = self.bare_device(spec, None)?;
+            if handover::marked(&self.dir).is_some() {
+                // It is another host's: before anybody can use it here.
+                let mut options = CutOptions::new(None);
+                options.freeze = true;
+                device.cut(&options)?.hand_over_unread();
+            }
             let from = spec.from.as_ref().filter(|_| device.remote_pages() > 0);
+            if let Some(from) = from
+                && let Some(sent) = &from.sent
+            {
+                let pages = SentPages::new(from, sent);
+                device.set_source(pages.clone(), pages.options());
+                return Ok((device, Some(ClonedFrom::Host(pages))));
+            }
             let clone = from
                 .map(|from| CloneSource::resume(from, source))
                 .transpose()?;
@@ -278,7 +299,7 @@ impl ServerState {
             if let Some(clone) = &clone {
                 device.set_source(clone.clone(), clone.options());
             }
-            return Ok((device, clone));
+            return Ok((device, clone.map(ClonedFrom::Snapshot)));
         }
         let contents = source.map(OpenedSnapshot::read).transpose()?;
         let mut device = self.bare_device(spec, contents.as_ref())?;
@@ -397,7 +418,7 @@ fn events_of_signals(signals: &[i32]) -> Result<Events> {
 fn serve_device(
     placed: &Placed<'_>,
     device: &Arc<Device>,
-    clone: Option<Arc<CloneSource>>,
+    cloned: Option<ClonedFrom>,
     (events, inbox): Events,
     ready: impl FnOnce(&Placed<'_>, &str) -> Result,
 ) -> Result {
@@ -407,6 +428,11 @@ fn serve_device(
     }
     // As long as the device is served.
     let _fetchers = fetch(device, placed.resume)?;
+    let (clone, sent) = match cloned {
+        Some(ClonedFrom::Snapshot(clone)) => (Some(clone), None),
+        Some(ClonedFrom::Host(sent)) => (None, Some(sent)),
+        None => (None, None),
+    };
     // Not held: when all has come, the device lets go of it.
     let source = clone.as_ref().map(Arc::downgrade);
     let traced = clone.filter(|clone| !clone.trace_name().is_empty());
@@ -465,6 +491,12 @@ fn serve_device(
             files.into_iter().map(Opened::new).collect()
         },
         events: Mutex::new(events),
+        sent_id: {
+            let from = spec.from.as_ref();
+            from.and_then(|from| Some(from.sent.as_ref()?.id.clone()))
+        },
+        sent: sent.clone(),
+        handing_over: Mutex::new(handover::marked(&claim.dir)),
     });
     let announced = ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())
         .map_err(Failure::from)
@@ -476,6 +508,12 @@ fn serve_device(
             let _ = served.remove();
         }
         return Err(failure);
+    }
+    if let Some(sent) = &sent {
+        sent.bring_all(device)?;
+    }
+    if device.is_handed_over() {
+        tracing::warn!("the device was handed over: another host has its contents");
     }
     let (name, algorithm) = (&claim.name, device.driver());
     let attached = device.attached_count();
@@ -565,6 +603,124 @@ impl Served {
             );
             Err(Failure::failed(message).with_hint("remove or unmount it first"))
         })
+    }
+
+    fn handing_over(&self) -> MutexGuard<'_, Option<String>> {
+        self.handing_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses to give up what another host still needs.
+    fn check_not_needed(&self) -> std::result::Result<(), ControlError> {
+        if !self.device.is_handed_over() || self.handing_over().is_none() {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(refused(Failure::busy(format!(
+            "{name} was handed over, and the other host has not all of it yet: \"uzram send {name} --lazy\" goes on with it, and \"uzram remove {name} --force\" gives up what is missing there"
+        ))))
+    }
+
+    /// Hands the device over before it is copied, or says again what it is.
+    fn send_lazily(
+        &self,
+        id: &str,
+        again: bool,
+        socket: OwnedFd,
+        is_gone: &dyn Fn() -> bool,
+    ) -> std::result::Result<Response, ControlError> {
+        let sending = handover::Sending {
+            device: &self.device,
+            name: &self.name,
+            dir: &self.dir,
+            id,
+        };
+        let is_handed_over = self.device.is_handed_over();
+        if again {
+            self.check_id(id)?;
+            sending.repeat(socket, is_gone)?;
+            return Ok(Response::Done);
+        }
+        if is_handed_over {
+            return Err(refused(Failure::busy(format!(
+                "{} was handed over before",
+                self.name
+            ))));
+        }
+        let frozen = || *self.handing_over() = Some(id.into());
+        let done = sending.hand_over(socket, frozen, is_gone);
+        match &done {
+            Ok(()) => tracing::warn!(id, "handed over: another host fetches what it needs"),
+            Err(error) => {
+                let mut handing_over = self.handing_over();
+                if handing_over.as_deref() == Some(id) {
+                    *handing_over = None;
+                }
+                tracing::warn!("not handed over: {error}");
+            }
+        }
+        done.map(|()| Response::Done)
+    }
+
+    /// Refuses what is asked of another handing over than the device's.
+    fn check_id(&self, id: &str) -> std::result::Result<(), ControlError> {
+        match self.handing_over().as_deref() == Some(id) {
+            true => Ok(()),
+            false => Err(ControlError {
+                errno: 22,
+                message: format!("{} was not handed over under that name", self.name),
+            }),
+        }
+    }
+
+    /// Takes a connection to the host that has what is missing.
+    fn take_frames(
+        &self,
+        id: &str,
+        socket: OwnedFd,
+    ) -> std::result::Result<Response, ControlError> {
+        if self.sent_id.as_deref() != Some(id) {
+            return Err(ControlError {
+                errno: 22,
+                message: format!(
+                    "{} is no device that was handed over under that name",
+                    self.name
+                ),
+            });
+        }
+        let taken = match &self.sent {
+            Some(sent) => {
+                tracing::info!(
+                    id = sent.id(),
+                    "a connection to the host that has what is missing"
+                );
+                sent.attach(socket)
+            }
+            // A server of later, when all had come.
+            None => {
+                let mut socket = std::os::unix::net::UnixStream::from(socket);
+                Message::new(MessageKind::AllThere, []).write(&mut socket)
+            }
+        };
+        taken.map_err(|error| refused(error.into()))?;
+        Ok(Response::Done)
+    }
+
+    /// Goes on with a device whose other side is lost.
+    fn take_back(&self) -> std::result::Result<Response, ControlError> {
+        if !self.device.is_handed_over() {
+            return Err(ControlError {
+                errno: 22,
+                message: format!("{} was not handed over", self.name),
+            });
+        }
+        let mut handing_over = self.handing_over();
+        handover::unmark(&self.dir).map_err(refused)?;
+        *handing_over = None;
+        self.device.take_back();
+        tracing::warn!("taken back: what the other host wrote is lost");
+        Ok(Response::Done)
     }
 
     fn remove(&self) -> Result {
@@ -701,6 +857,9 @@ impl Handler for Served {
                 self.front().release().map_err(refused)?;
             }
             Request::Reset => {
+                if self.device.is_handed_over() {
+                    return Err(refused(uzram::Error::HandedOver.into()));
+                }
                 // As the kernel's: not under anybody's feet.
                 let front = self.front();
                 let held = front.hold_idle().map_err(refused)?;
@@ -712,6 +871,7 @@ impl Handler for Served {
                 return Ok(answer);
             }
             Request::Remove => {
+                self.check_not_needed()?;
                 self.check_directory().map_err(refused)?;
                 let mut front = self.front();
                 front.remove().map_err(refused)?;
@@ -747,6 +907,11 @@ impl Handler for Served {
                     stat.poll_microseconds = self.poll.map(micros);
                     stat.frontend_options = self.options.clone();
                     stat.transport = self.transport.map(str::to_owned);
+                    if self.device.is_handed_over() {
+                        stat.handed_over = self.handing_over().clone();
+                        // Frozen for good: nobody takes one.
+                        stat.snapshot = None;
+                    }
                     // Not waited for: whoever takes the device down may wait for who asks this.
                     stat.clients = self.front.try_lock().ok().and_then(|front| front.clients());
                 }
@@ -760,6 +925,15 @@ impl Handler for Served {
                 return Err(ControlError {
                     errno: 22,
                     message: "no client came with the request".into(),
+                });
+            }
+            Request::TakeBack => return self.take_back(),
+            Request::SendLazily { .. }
+            | Request::ServeFrames { .. }
+            | Request::TakeFrames { .. } => {
+                return Err(ControlError {
+                    errno: 22,
+                    message: "no socket came with the request".into(),
                 });
             }
             Request::Snapshot { .. } => {
@@ -809,6 +983,26 @@ impl Handler for Served {
                 .take_client(client, agreed)
                 .map(|()| Response::Done)
                 .map_err(refused);
+        }
+        if let Request::SendLazily { .. }
+        | Request::ServeFrames { .. }
+        | Request::TakeFrames { .. } = &request
+        {
+            let mut files = files.into_iter();
+            let Some(socket) = files.next() else {
+                return self.handle(request);
+            };
+            return match &request {
+                Request::SendLazily { id, again } => self.send_lazily(id, *again, socket, is_gone),
+                Request::TakeFrames { id } => self.take_frames(id, socket),
+                Request::ServeFrames { id } => {
+                    self.check_id(id)?;
+                    let served = handover::serve_frames(&self.device, socket);
+                    served.map_err(|error| refused(error.into()))?;
+                    Ok(Response::Done)
+                }
+                other => self.handle(other.clone()),
+            };
         }
         let Request::Snapshot {
             kept_max_bytes,

@@ -96,6 +96,20 @@ struct Source {
 }
 
 impl Source {
+    fn new(device: &Device, name: &str, codecs: &[CutCodec], pages: u64, is_basis: bool) -> Source {
+        let notes = SnapshotNotes {
+            name: name.into(),
+            block_size: device.logical_block_size(),
+            codecs: codec_notes(device, codecs),
+        };
+        Source {
+            codecs: codecs.to_vec(),
+            notes: notes.to_json(),
+            pages,
+            is_basis,
+        }
+    }
+
     /// Hands over the description of the disk.
     fn with<T>(&self, use_it: impl FnOnce(&DiskSource<'_>) -> T) -> T {
         let codecs: Vec<CodecSource<'_>> = self.codecs.iter().map(CodecSource::from).collect();
@@ -108,6 +122,18 @@ impl Source {
             notes: &self.notes,
         })
     }
+}
+
+/// What a device is, as a snapshot without pages.
+pub(crate) fn description(
+    device: &Device,
+    name: &str,
+    codecs: &[CutCodec],
+    pages: u64,
+) -> Result<Vec<u8>, SnapshotError> {
+    let source = Source::new(device, name, codecs, pages, false);
+    let writer = source.with(|disk| SnapshotWriter::new(Vec::new(), disk))?;
+    Ok(writer.finish()?.0)
 }
 
 /// Why it failed: where it was given up, the sink's refusal to go on is not the reason.
@@ -186,17 +212,7 @@ impl Taking<'_> {
     }
 
     fn source(&self, codecs: &[CutCodec], pages: u64, is_basis: bool) -> Source {
-        let notes = SnapshotNotes {
-            name: self.name.into(),
-            block_size: self.device.logical_block_size(),
-            codecs: codec_notes(self.device, codecs),
-        };
-        Source {
-            codecs: codecs.to_vec(),
-            notes: notes.to_json(),
-            pages,
-            is_basis,
-        }
+        Source::new(self.device, self.name, codecs, pages, is_basis)
     }
 
     fn write_cut<W: Write>(

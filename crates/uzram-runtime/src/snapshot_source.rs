@@ -7,6 +7,7 @@ use std::sync::Arc;
 use uzram_snapshot::{Digest, Error, Kind, Snapshot, Source, StoredManifest};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
+use crate::handover::OpenSent;
 use crate::remote_process::{RemoteOrder, RemoteProcess, TraceStore};
 use crate::snapshot_files::{name, open, open_whole, refused};
 
@@ -24,6 +25,8 @@ pub(crate) enum Open {
     Pipe(File, Vec<(PathBuf, File)>),
     /// A remote or a sealed file, which another process reads.
     Remote(Arc<RemoteProcess>),
+    /// What another host says of a device that it hands over.
+    Sent(OpenSent),
 }
 
 /// Where the parts of a stored snapshot are.
@@ -39,6 +42,9 @@ impl OpenSource {
             of: of.clone(),
             open,
         };
+        if let Some(sent) = &of.sent {
+            return Ok(with(Open::Sent(OpenSent::open(of, sent)?)));
+        }
         // What is sealed is read by a process that has the keys.
         if of.is_remote() || of.is_sealed() {
             let process = RemoteProcess::start(&RemoteOrder::new(of))?;
@@ -80,7 +86,7 @@ impl OpenSource {
                 let snapshot = process.snapshot()?;
                 Ok((StoredParts::Remote(process), snapshot))
             }
-            Open::Pipe(..) => {
+            Open::Pipe(..) | Open::Sent(_) => {
                 let message = format!("{}: a clone needs a file, not a pipe", name(path));
                 Err(Failure::usage(message))
             }

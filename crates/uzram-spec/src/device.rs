@@ -454,6 +454,22 @@ pub struct SnapshotSource {
     /// Of a clone: the snapshot's name, which is filled in when it is made. Other contents are refused from then on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub snapshot: String,
+    /// Of a device that another host hands over before all of it was copied: where the rest is. "uzram receive" fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<SentSpec>,
+}
+
+/// A device that another host hands over, and has what is missing of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SentSpec {
+    /// What this is known by on both sides.
+    pub id: String,
+    /// The device and its host, for messages.
+    pub by: PathBuf,
+    /// While the device is made: a file that says which pages hold something. What the device is stands in the source's file.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub slots: PathBuf,
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -493,9 +509,17 @@ impl SnapshotSource {
 
     /// Where it is, as whoever ordered the device knows it.
     pub fn place(&self) -> &Path {
-        match self.is_remote() {
-            true => Path::new(&self.remote),
-            false => &self.file,
+        match &self.sent {
+            Some(sent) => &sent.by,
+            None if self.is_remote() => Path::new(&self.remote),
+            None => &self.file,
+        }
+    }
+
+    /// Lets go of what is needed only while the device is made.
+    pub fn forget_making(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            (self.file, sent.slots) = (PathBuf::new(), PathBuf::new());
         }
     }
 
@@ -516,6 +540,13 @@ impl SnapshotSource {
             return usage(
                 "trace: only clones of a remote's snapshots have traces: with --lazy, of NAME/TAG",
             );
+        }
+        if self.sent.is_some() {
+            let is_alone = self.lazy && !self.is_remote() && !self.is_sealed();
+            return match is_alone && self.parents.is_empty() {
+                true => Ok(()),
+                false => usage("sent: what another host hands over is lazy, and nothing else"),
+            };
         }
         match self.is_remote() {
             false if is_empty(place) => usage("it takes a file, or NAME/TAG of a remote"),
@@ -540,7 +571,8 @@ impl SnapshotSource {
 
     /// The files that it names, those with keys included.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        let file = (!self.is_remote()).then_some(&self.file);
+        let is_file = !self.is_remote() && self.sent.is_none();
+        let file = is_file.then_some(&self.file);
         let keys = self.identities.iter().chain(&self.passphrase_file);
         let all = file.into_iter().chain(&self.parents).chain(keys);
         all.map(PathBuf::as_path)
@@ -578,12 +610,14 @@ impl<'de> Deserialize<'de> for SnapshotSource {
             trace: String,
             #[serde(default)]
             snapshot: String,
+            #[serde(default)]
+            sent: Option<SentSpec>,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Form {
             File(PathBuf),
-            Fields(Fields),
+            Fields(Box<Fields>),
         }
         Ok(match Form::deserialize(deserializer)? {
             Form::File(file) => SnapshotSource::named(&file),
@@ -600,6 +634,7 @@ impl<'de> Deserialize<'de> for SnapshotSource {
                 remote_timeout_seconds: fields.remote_timeout_seconds,
                 trace: fields.trace,
                 snapshot: fields.snapshot,
+                sent: fields.sent,
             },
         })
     }
@@ -941,6 +976,15 @@ mod tests {
         let sealed = parse(keys).unwrap();
         assert!(sealed.from.as_ref().unwrap().is_sealed());
         assert_eq!(DeviceSpec::parse(&sealed.to_json()), Ok(sealed));
+        let sent = r#"{"file":"/d","lazy":true,"sent":{"id":"7","by":"zram0 of h","slots":"/s"}}"#;
+        let mut sent = parse(sent).unwrap();
+        assert_eq!(DeviceSpec::parse(&sent.to_json()), Ok(sent.clone()));
+        let from = sent.from.as_mut().unwrap();
+        from.forget_making();
+        assert_eq!(from.place(), Path::new("zram0 of h"));
+        assert!(from.paths().next().is_none());
+        assert!(!String::from_utf8(sent.to_json()).unwrap().contains("/d"));
+        assert_eq!(DeviceSpec::parse(&sent.to_json()), Ok(sent));
         for file in ["/a/b", "a", "./a/b", "a/b/c", "a/", "../b", "7/b"] {
             let named = SnapshotSource::named(Path::new(file));
             assert_eq!(named, SnapshotSource::file(file));
@@ -960,6 +1004,11 @@ mod tests {
             (r#"{"remote":"/ci/warm"}"#, "it takes NAME/TAG"),
             (r#"{"remote":"ci/warm","file":"/s"}"#, "needs no files"),
             (r#"{"remote":"ci/warm","parents":["/p"]}"#, "needs no files"),
+            (r#"{"sent":{"id":"7","by":"h"}}"#, "is lazy"),
+            (
+                r#"{"lazy":true,"parents":["/p"],"sent":{"id":"7","by":"h"}}"#,
+                "is lazy",
+            ),
         ] {
             let failure = parse(from).unwrap_err();
             assert!(failure.message.contains(said), "{from}: {failure}");

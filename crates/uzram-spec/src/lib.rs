@@ -24,7 +24,7 @@ mod time;
 
 pub use device::{
     BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, MAX_NAME, SPEC_VERSION, SelfTraining,
-    SnapshotSource, SwapSpec, check_name, number,
+    SentSpec, SnapshotSource, SwapSpec, check_name, number,
 };
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};

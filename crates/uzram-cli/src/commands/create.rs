@@ -13,9 +13,9 @@ use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::zram::without_training;
 use uzram_control::{RunDir, size};
 use uzram_runtime::contents::{self, Piped};
-use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
+use uzram_runtime::{Created, launch_announced, logging, process, run_in_foreground, sweep};
 use uzram_spec::{
-    BackingSpec, Bytes, DEFAULT_ALGORITHM, DeviceSpec, Erase, MemLimit, SelfTraining,
+    BackingSpec, Bytes, DEFAULT_ALGORITHM, DeviceSpec, Erase, MemLimit, SelfTraining, SentSpec,
     SnapshotSource, SwapSpec, printable_line,
 };
 
@@ -312,6 +312,37 @@ impl Options {
             announced.map_err(|error| Failure::failed(format!("the other side is gone: {error}")))
         });
         created.map(drop)
+    }
+
+    /// Makes a device of which another host has all but the first frame. `announce` is told of it before it is kept.
+    pub(crate) fn take_over_lazily(
+        self,
+        description: PathBuf,
+        sent: SentSpec,
+        remote_timeout_seconds: Option<u32>,
+        log: &str,
+        announce: impl FnOnce(&Created) -> Result,
+    ) -> Result {
+        logging::parse(log)?;
+        if self.foreground {
+            let message = "what another host hands over is not served in the foreground: no keeper would have it";
+            return Err(Failure::usage(message));
+        }
+        if self.swap {
+            let message =
+                "what is sent with --lazy is no swap: swap must not wait for another host";
+            return Err(Failure::usage(message));
+        }
+        let clone = CloneOptions {
+            lazy: true,
+            remote_timeout_seconds,
+            trace: String::new(),
+        };
+        let mut spec = self.spec(Some(SnapshotSource::file(description)), clone, log)?;
+        if let Some(from) = &mut spec.from {
+            from.sent = Some(sent);
+        }
+        launch_announced(&spec, &RunDir::of_user(), &mut tell, announce).map(drop)
     }
 
     /// The description of the device that was asked for.

@@ -7,8 +7,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection, ServerConnection};
@@ -142,7 +144,7 @@ pub(super) enum Peer {
     Tls(Arc<Mutex<TlsStream>>),
 }
 
-/// Used in one direction at a time: all is sent before anything is answered.
+/// Used in one direction at a time: all is sent before anything is answered. [`Peer::duplex`] is for both at once.
 pub(super) struct TlsStream {
     connection: Connection,
     socket: TcpStream,
@@ -181,6 +183,119 @@ impl Peer {
                 let mut stream = lock(stream);
                 stream.connection.send_close_notify();
                 stream.send()
+            }
+        }
+    }
+}
+
+/// Both directions of a connection, for two threads.
+pub(super) struct Duplex {
+    pub(super) from: Box<dyn Read + Send>,
+    pub(super) to: Box<dyn Write + Send>,
+    /// What ends it.
+    pub(super) end: DuplexEnd,
+}
+
+/// The end of a connection that is used in both directions.
+pub(super) struct DuplexEnd {
+    /// This side of it.
+    socket: Option<UnixStream>,
+    /// What passes on between it and TLS.
+    pump: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl DuplexEnd {
+    /// Of pipes, which end when they are closed.
+    pub(super) fn of_pipes() -> DuplexEnd {
+        DuplexEnd {
+            socket: None,
+            pump: None,
+        }
+    }
+
+    /// Says that nothing more comes, and waits until all that was said is on its way.
+    pub(super) fn finish(self) -> io::Result<()> {
+        if let Some(socket) = &self.socket {
+            socket.shutdown(Shutdown::Write)?;
+        }
+        match self.pump.map(JoinHandle::join) {
+            Some(Ok(passed)) => passed,
+            Some(Err(_)) => Err(io::Error::other("the thread that passes it on has died")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Peer {
+    /// Uses the connection in both directions at once. Nobody else may use it from then on.
+    pub(super) fn duplex(self) -> io::Result<Duplex> {
+        let (socket, pump) = match self {
+            Peer::Unix(socket) => (socket.try_clone()?, None),
+            Peer::Tls(stream) => {
+                let (own, local) = UnixStream::pair()?;
+                let thread = std::thread::Builder::new().name("tls".into());
+                let pump = thread.spawn(move || pump(&mut lock(&stream), &local))?;
+                (own, Some(pump))
+            }
+        };
+        Ok(Duplex {
+            from: Box::new(socket.try_clone()?),
+            to: Box::new(socket.try_clone()?),
+            end: DuplexEnd {
+                socket: Some(socket),
+                pump,
+            },
+        })
+    }
+}
+
+/// Passes on between TLS and a socket of this process, until that says that nothing more comes.
+///
+/// While it sends it does not receive. One of the two sides says little, so that neither waits for the other for ever.
+fn pump(stream: &mut TlsStream, mut local: &UnixStream) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut is_open = true;
+    loop {
+        while is_open {
+            match stream.connection.reader().read(&mut buffer) {
+                Ok(0) => {
+                    is_open = false;
+                    local.shutdown(Shutdown::Write)?;
+                }
+                Ok(count) => local.write_all(&buffer[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    // An end that the other side did not say.
+                    local.shutdown(Shutdown::Both)?;
+                    return Err(error);
+                }
+            }
+        }
+        let mut fds = [
+            PollFd::new(&local, PollFlags::IN),
+            PollFd::new(&stream.socket, PollFlags::IN),
+        ];
+        let count = if is_open { 2 } else { 1 };
+        match rustix::event::poll(&mut fds[..count], None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            polled => polled?,
+        };
+        let [from_here, from_there] = fds.map(|fd| !fd.revents().is_empty());
+        if from_there {
+            receive(&mut stream.connection, &stream.socket)?;
+            stream.send()?;
+        }
+        if from_here {
+            let count = local.read(&mut buffer)?;
+            if count == 0 {
+                stream.connection.send_close_notify();
+                return stream.send();
+            }
+            let mut rest = &buffer[..count];
+            while !rest.is_empty() {
+                let taken = stream.connection.writer().write(rest)?;
+                stream.send()?;
+                rest = &rest[taken..];
             }
         }
     }

@@ -22,8 +22,8 @@ use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
 use uzram_runtime::{client, frontends, process, sweep, users};
 use uzram_snapshot::{Digest, Kind, NamedPart, PartsReader, StoredManifest};
 
-use super::peer::{Peer, PeerAddress};
-use super::{print, remote, unexpected};
+use super::peer::{Duplex, DuplexEnd, Peer, PeerAddress};
+use super::{print, remote, send_lazily, unexpected};
 use crate::exit::{self, Failure, Result};
 
 /// A round of so many bytes is short enough to be the last.
@@ -38,6 +38,10 @@ const MAX_ANSWER_BYTES: u64 = 4096;
 /// the other side has made its device, whose path is printed. This one is removed then, and its clients are disconnected. Where
 /// anything fails before, the device goes on as if nothing had been.
 ///
+/// With --lazy nothing is copied before: the other side's device is there at once, and this one answers neither reads nor writes from
+/// then on, but has what the other one still needs, until that has all of it. Only then is it removed. If the connection ends
+/// before, the same command again goes on with what is missing.
+///
 /// What uses the device's node here, such as a mount, has to end before, and so has a virtual machine by vhost-user; NBD clients need
 /// not.
 #[derive(clap::Args)]
@@ -45,7 +49,9 @@ const MAX_ANSWER_BYTES: u64 = 4096;
 Examples:
   uzram send zram0 -- ssh host uzram receive --frontend nbd --listen tcp:127.0.0.1:10809
   uzram send zram0 --to unix:/run/peer.sock        # where \"uzram receive --from unix:...\" waits
-  uzram send zram0 --to tls:10.0.0.2:7000 --certificates /etc/pki/uzram")]
+  uzram send zram0 --to tls:10.0.0.2:7000 --certificates /etc/pki/uzram
+  uzram send zram0 --lazy -- ssh host uzram receive --frontend nbd --listen tcp:127.0.0.1:10809
+  uzram send zram0 --take-back                     (the other side is lost, with what was written there)")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     #[arg(value_name = "NAME")]
@@ -56,9 +62,17 @@ pub(crate) struct Args {
         value_name = "ADDRESS",
         value_parser = PeerAddress::parse,
         conflicts_with = "command",
-        required_unless_present = "command"
+        required_unless_present_any = ["command", "take_back"]
     )]
     to: Option<PeerAddress>,
+    /// Have the other side's device begin at once, and fetch what it lacks from here; or go on with that, where the
+    /// connection ended before it had all
+    #[arg(long, conflicts_with_all = ["rounds", "memory"])]
+    lazy: bool,
+    /// Go on here with a device that was handed over with --lazy. Only where the other side's is lost for good: what was
+    /// written there is, too
+    #[arg(long, conflicts_with_all = ["to", "lazy", "command", "rounds", "memory", "patience"])]
+    take_back: bool,
     /// For tls:HOST:PORT: a directory with client-cert.pem, client-key.pem and ca-cert.pem, whose authority must have signed the
     /// other side's certificate
     #[arg(long, value_name = "DIR", requires = "to")]
@@ -81,19 +95,39 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.device)?;
-        check_users(&entry)?;
+        let name = &entry.record.name;
+        if self.take_back {
+            client::ask(&entry, &Request::TakeBack)?;
+            exit::tell(format!("{name} goes on here"));
+            return Ok(());
+        }
+        let handed_over = client::stat(&entry)?.handed_over;
+        match &handed_over {
+            None => check_users(&entry)?,
+            Some(_) if self.lazy => {}
+            Some(_) => {
+                let message = format!("{name} was handed over with --lazy");
+                let hint = "with --lazy it goes on with what the other side lacks; --take-back is for one that is lost";
+                return Err(Failure::busy(message).with_hint(hint));
+            }
+        }
         let other = match &self.to {
             Some(address) => {
                 OtherSide::connect(Peer::connect(address, self.certificates.as_deref())?)
             }
             None => OtherSide::run(&self.command)?,
         };
+        if self.lazy {
+            let patience = Duration::from_secs(self.patience.into());
+            return send_lazily::run(entry, handed_over, other, patience);
+        }
         let mut sending = Sending {
             entry: &entry,
             memory: self.memory,
             other,
             blocks: HashMap::new(),
             last: None,
+            is_cut_off: false,
         };
         let begin = Instant::now();
         let (mut before, mut bytes) = (u64::MAX, 0);
@@ -144,7 +178,7 @@ fn check_users(entry: &RunningDevice) -> Result {
 }
 
 /// Whoever takes the device.
-struct OtherSide {
+pub(super) struct OtherSide {
     to: Option<Box<dyn Write + Send>>,
     from: Option<Box<dyn Read + Send>>,
     /// The connection, which has to be told that nothing more comes.
@@ -187,6 +221,20 @@ impl OtherSide {
             from,
             peer: None,
             child: Some(child),
+        })
+    }
+
+    /// Both directions at once.
+    pub(super) fn duplex(&mut self) -> Result<Duplex> {
+        if let Some(peer) = self.peer.take() {
+            (self.to, self.from) = (None, None);
+            return Ok(peer.duplex()?);
+        }
+        let gone = || Failure::failed("the other side was told that nothing more comes");
+        Ok(Duplex {
+            from: self.from.take().ok_or_else(gone)?,
+            to: self.to.take().ok_or_else(gone)?,
+            end: DuplexEnd::of_pipes(),
         })
     }
 
@@ -236,6 +284,8 @@ struct Sending<'a> {
     /// Index blocks of all rounds, by their names: what the next one is made since.
     blocks: HashMap<Digest, Vec<u8>>,
     last: Option<StoredManifest>,
+    /// Whether the server ended a round before its end.
+    is_cut_off: bool,
 }
 
 impl Sending<'_> {
@@ -256,6 +306,7 @@ impl Sending<'_> {
         };
         let (own, theirs) = UnixStream::pair()?;
         let entry = self.entry;
+        self.is_cut_off = false;
         let (taken, passed) = std::thread::scope(|scope| {
             let pass = scope.spawn(|| {
                 let passed = self.pass_round(&own, last);
@@ -269,6 +320,9 @@ impl Sending<'_> {
                 .chain(since.iter().map(File::as_fd))
                 .collect();
             let taken = client::ask_with_files(entry, &request, &files);
+            drop(files);
+            // The server has its own. Where it refused, nothing comes any more.
+            drop(theirs);
             let passed = pass.join();
             (taken, passed)
         });
@@ -276,6 +330,8 @@ impl Sending<'_> {
             passed.unwrap_or_else(|_| Err(Failure::failed("the thread that sends has died")));
         match (taken, passed) {
             (Ok(Response::Snapshot(report)), Ok(path)) => Ok((report, path)),
+            // It has ended what it sent, and says why.
+            (Err(failure), Err(_)) if self.is_cut_off => Err(failure),
             // The server learns no more than that nobody reads.
             (_, Err(failure)) => Err(failure),
             (Err(failure), Ok(path)) if last.is_some() => {
@@ -332,6 +388,7 @@ impl Sending<'_> {
                 "the other side takes nothing more: {error}"
             )));
         }
+        self.is_cut_off = parsed.is_err();
         self.last =
             parsed.map_err(|error| Failure::failed(format!("what the server sends: {error}")))?;
         // What no later round refers to need not be kept.

@@ -195,6 +195,10 @@ impl Args {
             let after_size = rows.iter().position(|(name, _)| *name == "disk size");
             rows.insert(after_size.unwrap_or(0), ("clone of", clone_of(of, &stat)));
         }
+        if stat.handed_over.is_some() {
+            let after_size = rows.iter().position(|(name, _)| *name == "disk size");
+            rows.insert(after_size.unwrap_or(0), ("handed over", HANDED_OVER.into()));
+        }
         if let Some(cut) = stat.snapshot {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             let books = stat.counters.snapshot_bytes;
@@ -335,6 +339,9 @@ fn clone_of(of: &str, stat: &Stat) -> String {
         stat.counters.failed_fetches
     )
 }
+
+/// What a device is whose contents are another host's.
+const HANDED_OVER: &str = "the contents are another host's, which has not all of them yet: neither reads nor writes are carried out here";
 
 fn now_seconds() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
