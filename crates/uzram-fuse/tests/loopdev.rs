@@ -511,8 +511,9 @@ fn what_waits_for_a_store_that_came_later_holds_up_nothing_else() {
         let zram = device.zram();
         let path = Path::new("far/away");
         zram.attach_disk(path, Arc::new(disk), 64 << 20).unwrap();
+        let pages = 64..FRAMES * 64;
         let what = Writeback {
-            pages: [64..FRAMES * 64].into(),
+            pages: vec![pages],
             ..Writeback::default()
         };
         let written = zram.writeback(&what, &mut |_| ControlFlow::Continue(()));

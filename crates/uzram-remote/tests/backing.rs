@@ -282,7 +282,7 @@ impl Store for Sticky {
     }
 }
 
-/// Found by the state machine: the process beside a server is killed, and the next one cannot begin, since the store has stopped
+/// Found while the state machine was written: the process beside a server is killed, and the next one cannot begin, since the store has stopped
 /// answering when the lease was taken over. The device still needs what it has.
 #[test]
 fn who_cannot_go_on_with_a_place_leaves_its_lease() {
