@@ -1,6 +1,6 @@
-//! The state machine's canaries: does it find a broken rule? `xtask/canary/canaries.patch` makes the core of a copy of this
-//! tree break, on request, one rule of those that are easily forgotten. One build serves all: the variable `UZRAM_CANARY`
-//! names the rule, and the machine must fail with each of them, soon, and with none of them not.
+//! The state machines' canaries: do they find a broken rule? `xtask/canary/canaries.patch` makes the core and the remotes of a
+//! copy of this tree break, on request, one rule of those that are easily forgotten. One build serves all: the variable
+//! `UZRAM_CANARY` names the rule, and its crate's machine must fail with each of them, soon, and with none of them not.
 
 use anyhow::{Context, Result};
 

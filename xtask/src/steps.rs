@@ -61,7 +61,7 @@ impl Scope {
     }
 }
 
-/// How long each of the core's state machines looks for a sequence that fails, of which it has a few seconds otherwise.
+/// How long each of the state machines looks for a sequence that fails, of which it has a few seconds otherwise.
 const MACHINE_SECONDS: &str = "300";
 
 const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
@@ -157,7 +157,7 @@ pub(crate) const STEPS: &[Step] = &[
     ),
     beside(
         "canaries",
-        "the state machine finds each rule that the core can be told to break",
+        "the state machines find each rule that the core and the remotes can be told to break",
         |_| outcome(canary::canaries()),
     ),
     beside(

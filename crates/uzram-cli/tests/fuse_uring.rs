@@ -208,3 +208,43 @@ fn a_device_survives_death_and_upgrade_by_either_transport() {
         bench.remove_last("zram0");
     }
 }
+
+/// A device that is served gets a place in a remote as its backing, and gives it up again, by either transport.
+#[test]
+fn a_remote_becomes_the_backing_of_a_device_that_is_served() {
+    for when in transports("a_remote_becomes_the_backing_of_a_device_that_is_served") {
+        let bench = Bench::new();
+        let works = |args: &[&str]| {
+            let mut command = bench.command(args);
+            command.env("UZRAM_REMOTES", bench.path("remotes"));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{when}: {args:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let store = bench.path("store");
+        std::fs::create_dir(&store).unwrap();
+        works(&["remote", "add", "ci", &format!("file:{}", store.display())]);
+        let create = [&CREATE[..], &["--fuse-uring", when, "--policy", "none"]].concat();
+        let node = works(&create).trim_end().to_owned();
+        let digest = "seq 1000000 | head -c 4M";
+        sh(&format!(
+            "{digest} | dd of={node} bs=64k iflag=fullblock oflag=direct status=none"
+        ));
+        let sums = sh(&format!("{digest} | sha256sum"));
+        works(&["set", "zram0", "backing=ci/cold"]);
+        works(&["writeback", "zram0"]);
+        let stat = || -> serde_json::Value {
+            serde_json::from_str(&works(&["stat", "--json", "zram0"])).unwrap()
+        };
+        let now = stat();
+        assert_eq!(now["compr_data_size"], 0, "{when}: {now}");
+        assert!(now["backing"]["store"]["objects"].as_u64().unwrap() > 0);
+        let read =
+            format!("dd if={node} bs=64k count=64 iflag=fullblock,direct status=none | sha256sum");
+        assert_eq!(sh(&read), sums, "{when}");
+        works(&["set", "zram0", "backing=none"]);
+        assert_eq!(sh(&read), sums, "{when}, without it again");
+        works(&["remove", "zram0"]);
+        bench.assert_clean();
+    }
+}

@@ -280,6 +280,12 @@ pub trait Front: Send {
         self.terms().map(drop)
     }
 
+    /// Makes ready for requests that wait for a store, since the device is about to get one as its backing. Only where
+    /// [`Frontend::can_wait`].
+    fn expect_waits(&self) -> Result {
+        Ok(())
+    }
+
     /// Refuses where whoever uses the device cannot be told another size while it is served.
     fn can_resize(&self) -> Result {
         let message = format!("{} cannot change its size while it is served", self.path());

@@ -251,6 +251,10 @@ impl Front for LoopFront {
         }
     }
 
+    fn expect_waits(&self) -> Result {
+        Ok(self.front.expect_waits()?)
+    }
+
     fn can_resize(&self) -> Result {
         Ok(())
     }

@@ -203,6 +203,16 @@ impl FuseLoop {
         self.switched
     }
 
+    /// Makes ready for requests that wait for a store, which the device is about to get as its backing: they hold up no others
+    /// then.
+    pub fn expect_waits(&self) -> Result<(), Error> {
+        let queues = self.mounted.as_ref().and_then(|of| of.queues.as_ref());
+        let ready = queues.map_or(Ok(()), Queues::expect_waits);
+        Ok(ready.map_err(StepError::at(
+            "making the queues ready for requests that wait",
+        ))?)
+    }
+
     /// Tells the kernel the device's size after it has changed.
     pub fn resized(&self) -> Result<(), Error> {
         let path = self.file();

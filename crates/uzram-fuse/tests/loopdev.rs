@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::io;
+use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +13,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use common::{file_of, pin};
-use uzram::{Choice, Device, Fetchers, RemoteError, RemoteOptions, RemoteSource, StoredPage};
+use uzram::uzram_backing::{SegmentStore, StoreDisk};
+use uzram::{
+    Choice, Device, Fetchers, RemoteError, RemoteOptions, RemoteSource, StoredPage, Writeback,
+};
 use uzram_blockdev::{Busy, Error as NodeError, busy};
 use uzram_fuse::{
     Error, FuseLoop, FuseUring, LoopNumber, LoopOptions, Transport, clear_stale, is_free, probe,
@@ -368,19 +374,36 @@ fn the_switch_is_as_it_was() {
     assert!(is_off() && !mark.exists());
 }
 
-/// A source whose frames, but for the first one, come once the gate is open. Each page repeats its number.
+/// What a page holds: its number, again and again.
+fn contents(page: u64) -> [u8; 4096] {
+    let mut bytes = [0; 4096];
+    let words = bytes.as_chunks_mut::<8>().0.iter_mut().zip(0u64..);
+    words.for_each(|(word, at)| *word = [page, at][at as usize % 2].to_ne_bytes());
+    bytes
+}
+
+/// What others wait at.
 #[derive(Default)]
-struct GatedSource {
+struct Gate {
     is_open: Mutex<bool>,
     opened: Condvar,
 }
 
-impl GatedSource {
+impl Gate {
     fn set(&self, open: bool) {
         *self.is_open.lock().unwrap() = open;
         self.opened.notify_all();
     }
+
+    fn pass(&self) {
+        let is_open = self.is_open.lock().unwrap();
+        drop(self.opened.wait_while(is_open, |is_open| !*is_open));
+    }
 }
+
+/// A source whose frames, but for the first one, come once the gate is open.
+#[derive(Default)]
+struct GatedSource(Arc<Gate>);
 
 impl RemoteSource for GatedSource {
     fn fetch(
@@ -389,14 +412,13 @@ impl RemoteSource for GatedSource {
         page: &mut dyn FnMut(u64, StoredPage<'_>),
     ) -> Result<(), RemoteError> {
         if frames != [0] {
-            let is_open = self.is_open.lock().unwrap();
-            drop(self.opened.wait_while(is_open, |is_open| !*is_open));
+            self.0.pass();
         }
         for number in frames
             .iter()
             .flat_map(|frame| (0..64).map(move |page| u64::from(*frame) * 64 + page))
         {
-            page(number, StoredPage::Same(number));
+            page(number, StoredPage::Raw(&contents(number)));
         }
         Ok(())
     }
@@ -410,81 +432,149 @@ impl RemoteSource for GatedSource {
     }
 }
 
+/// A store whose objects are read once the gate is open.
+#[derive(Default)]
+struct GatedStore {
+    gate: Arc<Gate>,
+    objects: Mutex<BTreeMap<u64, Vec<u8>>>,
+}
+
+impl SegmentStore for GatedStore {
+    fn put(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        self.objects.lock().unwrap().insert(number, bytes.into());
+        Ok(())
+    }
+    fn get(&self, number: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.gate.pass();
+        let objects = self.objects.lock().unwrap();
+        let object = objects.get(&number).ok_or(io::ErrorKind::NotFound)?;
+        Ok(object[range.start as usize..range.end as usize].into())
+    }
+    fn delete(&self, number: u64) -> io::Result<()> {
+        self.objects.lock().unwrap().remove(&number);
+        Ok(())
+    }
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(self.objects.lock().unwrap().keys().copied().collect())
+    }
+    fn retire(&self) -> Option<String> {
+        None
+    }
+    fn describe(&self) -> String {
+        "a gate".into()
+    }
+}
+
+/// Frames of 64 pages, of which those of the first are there at once.
+const FRAMES: u64 = 64;
+
 /// Requests of a clone that wait for its source leave the queues to others, however many they are.
 #[test]
 fn what_waits_for_a_source_holds_up_nothing_else() {
     for (options, transport) in transports() {
-        const FRAMES: u64 = 64;
-        let size_bytes = FRAMES << 18;
-        let mut device = Device::builder(size_bytes).lazy(true).build().unwrap();
+        let mut device = Device::builder(FRAMES << 18).lazy(true).build().unwrap();
         device.install().remote(0..FRAMES * 64).unwrap();
-        let source = Arc::new(GatedSource::default());
+        let source = GatedSource::default();
+        let gate = source.0.clone();
         let mut remote = RemoteOptions::default();
         remote.timeout = Duration::from_secs(60);
-        device.set_source(source.clone(), remote);
+        device.set_source(Arc::new(source), remote);
         let device = Arc::new(device);
         let _fetchers = Fetchers::start(&device).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mount = dir.path().join("m");
         let mut front = FuseLoop::create(device.clone(), "gated", &mount, &options).unwrap();
         assert_eq!(front.transport(), transport);
-        // The file itself, past the loop driver's worker, which runs anywhere.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(file_of(&mount))
-            .unwrap();
-        // A page's number, where it has one in each of its words.
-        let read = &|page: u64| {
-            let mut bytes = vec![0; 2 * 4096];
-            let begin = bytes.as_ptr().align_offset(4096);
-            let bytes = &mut bytes[begin..begin + 4096];
-            file.read_exact_at(bytes, page * 4096).unwrap();
-            let words = bytes.as_chunks().0.iter().copied().map(u64::from_ne_bytes);
-            let first = u64::from_ne_bytes(*bytes.first_chunk().unwrap());
-            assert!(words.clone().all(|word| word == first), "page {page}");
-            first
-        };
-        std::thread::scope(|scope| {
-            // More by each CPU's queue than that has entries otherwise.
-            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-            let readers: Vec<_> = (0..100)
-                .map(|reader| {
-                    let page = 64 + reader * 40;
-                    scope.spawn(move || {
-                        pin(reader as usize % cpus);
-                        (read(page), page)
-                    })
-                })
-                .collect();
-            // Most of them arrive meanwhile, however busy the machine.
-            std::thread::sleep(Duration::from_millis(500));
-            assert!(readers.iter().all(|reader| !reader.is_finished()));
-            for cpu in 0..cpus {
-                let here = move || {
-                    pin(cpu);
-                    for page in 0..64 {
-                        assert_eq!(read(page), page);
-                    }
-                };
-                scope.spawn(here).join().unwrap();
-            }
-            let mut bytes = vec![0; 2 * 4096];
-            let at = bytes.as_ptr().align_offset(4096);
-            let bytes = &mut bytes[at..at + 4096];
-            bytes.fill(0xA5);
-            file.write_all_at(bytes, 65 * 4096).unwrap();
-            assert_eq!(read(65), 0xA5A5_A5A5_A5A5_A5A5);
-            assert!(readers.iter().all(|reader| !reader.is_finished()));
-            source.set(true);
-            for reader in readers {
-                let (got, page) = reader.join().unwrap();
-                assert_eq!(got, page);
-            }
-        });
-        assert_eq!(read(65), 0xA5A5_A5A5_A5A5_A5A5);
-        drop(file);
+        holds_up_nothing(&mount, &gate);
         front.remove().unwrap();
     }
+}
+
+/// The same of one that gets its backing in a store while it is served.
+#[test]
+fn what_waits_for_a_store_that_came_later_holds_up_nothing_else() {
+    for (options, transport) in transports() {
+        let device = Arc::new(Device::builder(FRAMES << 18).build().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let mount = dir.path().join("m");
+        let mut front = FuseLoop::create(device.clone(), "later", &mount, &options).unwrap();
+        assert_eq!(front.transport(), transport);
+        for page in 0..FRAMES * 64 {
+            device.write_at(&contents(page), page * 4096).unwrap();
+        }
+        front.expect_waits().unwrap();
+        let store = GatedStore::default();
+        let gate = store.gate.clone();
+        let map = tempfile::tempfile().unwrap();
+        let timeout = Duration::from_secs(60);
+        let disk = StoreDisk::create(Arc::new(store), map, [7; 16], timeout).unwrap();
+        let zram = device.zram();
+        let path = Path::new("far/away");
+        zram.attach_disk(path, Arc::new(disk), 64 << 20).unwrap();
+        let pages = 64..FRAMES * 64;
+        let what = Writeback {
+            pages: vec![pages],
+            ..Writeback::default()
+        };
+        let written = zram.writeback(&what, &mut |_| ControlFlow::Continue(()));
+        assert_eq!(written.unwrap().written, (FRAMES - 1) * 64);
+        holds_up_nothing(&mount, &gate);
+        front.remove().unwrap();
+    }
+}
+
+/// Reads and writes what is there while many wait at the gate for what is not.
+fn holds_up_nothing(mount: &Path, gate: &Gate) {
+    // The file itself, past the loop driver's worker, which runs anywhere.
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(file_of(mount))
+        .unwrap();
+    let read = &|page: u64| {
+        let mut bytes = vec![0; 2 * 4096];
+        let begin = bytes.as_ptr().align_offset(4096);
+        let bytes = &mut bytes[begin..begin + 4096];
+        file.read_exact_at(bytes, page * 4096).unwrap();
+        bytes.to_vec()
+    };
+    std::thread::scope(|scope| {
+        // More by each CPU's queue than that has entries otherwise.
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let readers: Vec<_> = (0..100)
+            .map(|reader| {
+                let page = 64 + reader * 40;
+                scope.spawn(move || {
+                    pin(reader as usize % cpus);
+                    (read(page), page)
+                })
+            })
+            .collect();
+        // Most of them arrive meanwhile, however busy the machine.
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        for cpu in 0..cpus {
+            let here = move || {
+                pin(cpu);
+                for page in 0..64 {
+                    assert!(read(page) == contents(page), "page {page}");
+                }
+            };
+            scope.spawn(here).join().unwrap();
+        }
+        let mut bytes = vec![0; 2 * 4096];
+        let at = bytes.as_ptr().align_offset(4096);
+        let bytes = &mut bytes[at..at + 4096];
+        bytes.fill(0xA5);
+        file.write_all_at(bytes, 65 * 4096).unwrap();
+        assert!(read(65) == [0xA5; 4096]);
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        gate.set(true);
+        for reader in readers {
+            let (got, page) = reader.join().unwrap();
+            assert!(got == contents(page), "page {page}");
+        }
+    });
+    assert!(read(65) == [0xA5; 4096]);
 }

@@ -10,11 +10,13 @@
 //! that a lease names, however old. An owner is told of others who want its prefix; that they get it all the same, where it
 //! seems to be dead, does no harm: ids keep their objects apart, and the lease of the first one stays.
 
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use uzram_backing::SegmentStore;
 
 use crate::collect::Collected;
 use crate::error::{Error, Result};
@@ -32,6 +34,8 @@ const OWNER: &str = "owner.json";
 const TRIES: usize = 8;
 /// The pause after a deletion that failed.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a device's backing is deleted, at a time.
+const RETIRE: Duration = Duration::from_secs(5);
 
 /// Who wants to use a backing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -198,7 +202,8 @@ impl Remote {
         let key = lease_key(&owner.id);
         let name = leased_name(prefix, &owner.id);
         // First: who collects sees it, or it sees who collects.
-        let lease = Lease::take_backing(&self.store, key, owner.id.clone(), &why, name)?;
+        let id = owner.id.clone();
+        let lease = Lease::take_backing(&self.store, key, id, &why, name, is_new)?;
         if is_new {
             self.claim(prefix, &owner)?;
         }
@@ -438,7 +443,41 @@ impl RemoteBacking {
 
     /// Leaves the lease to expire, for whoever goes on with the backing.
     pub fn leave(&self) {
-        std::mem::forget(self.take_lease());
+        if let Some(lease) = self.take_lease() {
+            lease.leave();
+        }
+    }
+}
+
+/// The place as the disk of a device sees it.
+impl SegmentStore for RemoteBacking {
+    fn put(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        Ok(RemoteBacking::put(self, number, bytes)?)
+    }
+
+    fn get(&self, number: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let found = RemoteBacking::get(self, number, range)?;
+        found.ok_or_else(|| {
+            let what = format!("object {number} is shorter than it was written");
+            io::Error::new(io::ErrorKind::UnexpectedEof, what)
+        })
+    }
+
+    fn delete(&self, number: u64) -> io::Result<()> {
+        Ok(RemoteBacking::delete(self, number)?)
+    }
+
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(RemoteBacking::list(self)?)
+    }
+
+    fn retire(&self) -> Option<String> {
+        let retired = RemoteBacking::retire(self, RETIRE);
+        retired.err().map(|error| error.to_string())
+    }
+
+    fn describe(&self) -> String {
+        "a remote".into()
     }
 }
 

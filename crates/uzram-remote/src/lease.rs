@@ -106,21 +106,28 @@ impl Lease {
         Ok(lease)
     }
 
-    /// Takes the lease of a backing, or takes it over from the process that had it before. As [`Lease::take`].
+    /// Takes the lease of a backing, or takes it over from the process that had it before. As [`Lease::take`], but one that was
+    /// taken over stays whatever happens: the device needs it.
     pub(crate) fn take_backing(
         store: &Arc<dyn Store>,
         key: String,
         id: String,
         why: &str,
         backing: String,
+        is_new: bool,
     ) -> Result<Lease> {
         let body = LeaseBody {
             backings: vec![backing],
             ..LeaseBody::new(id, why, BACKING_SECONDS)
         };
         let lease = Lease::begin(store, key, body, &When::Always)?;
-        lease.wait_for_sweep()?;
-        Ok(lease)
+        match lease.wait_for_sweep() {
+            Err(error) if !is_new => {
+                lease.leave();
+                Err(error)
+            }
+            waited => waited.map(|()| lease),
+        }
     }
 
     /// Takes the lease of who sweeps, which one has at a time. One whose owner is dead is taken over.
@@ -257,6 +264,12 @@ impl Lease {
 }
 
 impl Lease {
+    /// Leaves it to expire, for whoever goes on in this process's place.
+    pub(crate) fn leave(mut self) {
+        self.end();
+        std::mem::forget(self);
+    }
+
     /// Ends its renewal.
     fn end(&mut self) {
         drop(self.stop.take());

@@ -11,7 +11,8 @@
 //! | `lease/sweep` | that a collection removes things |
 //!
 //! The JSON objects say what they are (`uzram`) and their version; fields that are not known are ignored, a newer version is
-//! refused.
+//! refused. `sum` is the beginning of the BLAKE3 hash of all of the object's bytes with zeros in the place of these 32 digits: one
+//! that was damaged on its way is refused, and not taken for another lease or tag. Objects of programs before it have none.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,34 @@ pub(crate) struct LeaseBody {
     pub(crate) backings: Vec<String>,
 }
 
+/// What stands in the place of a sum while it is made.
+const NO_SUM: &str = "00000000000000000000000000000000";
+
+/// The sum of an object that has [`NO_SUM`].
+fn sum_of(bytes: &[u8]) -> String {
+    let mut hex = blake3::hash(bytes).to_hex().to_string();
+    hex.truncate(NO_SUM.len());
+    hex
+}
+
+/// Whether an object's bytes are those that were written, as far as it says.
+fn is_as_written(bytes: &[u8], sum: &serde_json::Value) -> bool {
+    let sum = match sum {
+        serde_json::Value::Null => return true,
+        sum => sum.as_str().unwrap_or_default(),
+    };
+    if sum.len() != NO_SUM.len() {
+        return false;
+    }
+    let mut places = bytes.windows(NO_SUM.len());
+    let Some(at) = places.position(|found| found == sum.as_bytes()) else {
+        return false;
+    };
+    let mut without = bytes.to_vec();
+    without[at..at + NO_SUM.len()].copy_from_slice(NO_SUM.as_bytes());
+    sum_of(&without) == sum
+}
+
 /// Reads one of the JSON objects.
 pub(crate) fn parse<T: DeserializeOwned>(key: &str, kind: &'static str, bytes: &[u8]) -> Result<T> {
     let foreign = |why: String| Error::Foreign {
@@ -165,6 +194,9 @@ pub(crate) fn parse<T: DeserializeOwned>(key: &str, kind: &'static str, bytes: &
     if value["uzram"] != kind {
         return Err(foreign("it does not say that it is one".into()));
     }
+    if !is_as_written(bytes, &value["sum"]) {
+        return Err(foreign("its bytes are not those that were written".into()));
+    }
     match value["version"].as_u64() {
         Some(found) if found > VERSION => {
             let (what, known) = (key.into(), VERSION);
@@ -175,11 +207,16 @@ pub(crate) fn parse<T: DeserializeOwned>(key: &str, kind: &'static str, bytes: &
     }
 }
 
-/// The bytes of one.
+/// The bytes of one, with its sum.
 pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    if text.starts_with("{\n") {
+        text.insert_str(1, &format!("\n  \"sum\": \"{NO_SUM}\","));
+        let sum = sum_of(text.as_bytes());
+        text = text.replacen(NO_SUM, &sum, 1);
+    }
+    text.into_bytes()
 }
 
 #[cfg(test)]
@@ -200,6 +237,36 @@ mod tests {
     }
 
     #[test]
+    fn no_bit_of_an_object_is_another_one_unseen() {
+        let name = "ab".repeat(32);
+        let body = LeaseBody {
+            uzram: "lease".into(),
+            version: VERSION,
+            id: "0123456789abcdef".into(),
+            by: "host:7".into(),
+            why: "a device".into(),
+            seconds: 900,
+            manifests: vec![name],
+            backings: vec!["cold/0123".into()],
+        };
+        let good = to_json(&body);
+        let parse = |bytes: &[u8]| parse::<LeaseBody>("lease/x", "lease", bytes);
+        assert_eq!(parse(&good).unwrap(), body);
+        for at in 0..good.len() * 8 {
+            let mut flipped = good.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            // In the word "sum" it hides the sum, and nothing else.
+            assert!(parse(&flipped).is_ok_and(|found| found == body) || parse(&flipped).is_err());
+        }
+        for end in 0..good.len() - 1 {
+            assert!(parse(&good[..end]).is_err(), "{end}");
+        }
+        // As it was written before there were sums.
+        let old = serde_json::to_vec(&body).unwrap();
+        assert_eq!(parse(&old).unwrap(), body);
+    }
+
+    #[test]
     fn objects_say_what_they_are() {
         let parse = |text: &str| parse::<Marker>("uzram.json", "remote", text.as_bytes());
         let own = String::from_utf8(to_json(&Marker::new())).unwrap();
@@ -215,6 +282,8 @@ mod tests {
             "[]",
             r#"{"uzram":"tag","version":1}"#,
             r#"{"uzram":"remote"}"#,
+            r#"{"uzram":"remote","version":1,"sum":"00000000000000000000000000000000"}"#,
+            r#"{"uzram":"remote","version":1,"sum":7}"#,
             &own[..9],
         ] {
             assert!(

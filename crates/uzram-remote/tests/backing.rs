@@ -161,6 +161,8 @@ fn a_prefix_has_one_owner_and_its_objects_are_apart() {
     let key = place.dir.path().join("cold/host/owner.json");
     let owner = std::fs::read_to_string(&key).unwrap();
     let mut elsewhere: serde_json::Value = serde_json::from_str(&owner).unwrap();
+    // As a program before there were sums has written it.
+    elsewhere["sum"].take();
     elsewhere["host"] = "elsewhere".into();
     place.dies(&second);
     std::fs::write(&key, elsewhere.to_string()).unwrap();
@@ -168,6 +170,7 @@ fn a_prefix_has_one_owner_and_its_objects_are_apart() {
     assert!(refused.contains("zram2 on elsewhere"), "{refused}");
     // And one of a former start of this machine: its memory is gone, and so its lease.
     let mut former: serde_json::Value = serde_json::from_str(&owner).unwrap();
+    former["sum"].take();
     former["boot"] = "00000000-0000-0000-0000-000000000000".into();
     std::fs::write(&key, former.to_string()).unwrap();
     other.leave();
@@ -226,10 +229,29 @@ fn names_do_not_clash_and_what_is_foreign_is_left_alone() {
     );
 }
 
-/// A store in a directory of which nothing can be deleted for some time.
+/// A store in a directory of which nothing can be deleted, or nothing be looked at, for some time.
 struct Sticky {
     inner: DirStore,
     refusals: AtomicU32,
+    looks: AtomicU32,
+}
+
+impl Sticky {
+    fn new(place: &Place) -> Arc<Sticky> {
+        Arc::new(Sticky {
+            inner: DirStore::open(place.dir.path()).unwrap(),
+            refusals: AtomicU32::new(0),
+            looks: AtomicU32::new(0),
+        })
+    }
+
+    /// Whether a call of those that are to be refused is one.
+    fn refuses(of: &AtomicU32, key: &str) -> Result<(), StoreError> {
+        let less = |left: u32| left.checked_sub(1);
+        let refused = of.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        let sticks = || StoreError::new(StoreErrorKind::Unreachable, key, "it sticks");
+        refused.map_or(Ok(()), |_| Err(sticks()))
+    }
 }
 
 impl Store for Sticky {
@@ -243,25 +265,15 @@ impl Store for Sticky {
         self.inner.get_range(key, range)
     }
     fn head(&self, key: &str) -> Result<Meta, StoreError> {
+        Sticky::refuses(&self.looks, key)?;
         self.inner.head(key)
     }
     fn list(&self, prefix: &str) -> Result<Vec<Meta>, StoreError> {
         self.inner.list(prefix)
     }
     fn delete(&self, key: &str) -> Result<(), StoreError> {
-        let is_object = key.starts_with("cold/");
-        let less = |left: u32| left.checked_sub(1);
-        if is_object
-            && self
-                .refusals
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
-                .is_ok()
-        {
-            return Err(StoreError::new(
-                StoreErrorKind::Unreachable,
-                key,
-                "it sticks",
-            ));
+        if key.starts_with("cold/") {
+            Sticky::refuses(&self.refusals, key)?;
         }
         self.inner.delete(key)
     }
@@ -270,13 +282,36 @@ impl Store for Sticky {
     }
 }
 
+/// Found while the state machine was written: the process beside a server is killed, and the next one cannot begin, since the store has stopped
+/// answering when the lease was taken over. The device still needs what it has.
+#[test]
+fn who_cannot_go_on_with_a_place_leaves_its_lease() {
+    let place = place();
+    let user = place.user(1);
+    let backing = place.remote.open_backing("host", &user, true).unwrap();
+    backing.put(1, b"one").unwrap();
+    backing.leave();
+    let store = Sticky::new(&place);
+    store.looks.store(1, Ordering::SeqCst);
+    let remote = Remote::from_store("r", place.remote.config().clone(), store);
+    let refused = remote.open_backing("host", &user, false).unwrap_err();
+    assert!(refused.to_string().contains("it sticks"), "{refused}");
+    let collected = place.collect();
+    assert_eq!((collected.backings, collected.removed), (1, 0));
+    let again = remote.open_backing("host", &user, false).unwrap();
+    assert_eq!(again.get(1, 0..3).unwrap().unwrap(), b"one");
+    // A place that was not taken is nobody's.
+    let store = Sticky::new(&place);
+    store.looks.store(1, Ordering::SeqCst);
+    let remote = Remote::from_store("r", place.remote.config().clone(), store);
+    assert!(remote.open_backing("other", &place.user(2), true).is_err());
+    assert_eq!(place.collect().backings, 1);
+}
+
 #[test]
 fn a_place_is_given_up_whole_or_keeps_its_lease() {
     let place = place();
-    let store = Arc::new(Sticky {
-        inner: DirStore::open(place.dir.path()).unwrap(),
-        refusals: AtomicU32::new(0),
-    });
+    let store = Sticky::new(&place);
     let remote = Remote::from_store("r", place.remote.config().clone(), store.clone());
     let backing = remote.open_backing("host", &place.user(1), true).unwrap();
     for number in 0..30 {

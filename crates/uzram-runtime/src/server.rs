@@ -759,11 +759,9 @@ impl Served {
         seal: bool,
     ) -> std::result::Result<Response, ControlError> {
         let wrong = |message: String| ControlError { errno: 22, message };
-        if !self.can_wait || self.transport == Some("io_uring") {
+        if !self.can_wait {
             return Err(wrong(
-                "the frontend serves the device in a way in which a request that waits for a store would hold up others: name \
-                 the backing when the device is created"
-                    .into(),
+                "the frontend serves the device in a way in which a request that waits for a store would hold up others".into(),
             ));
         }
         let backing = BackingSpec {
@@ -779,6 +777,7 @@ impl Served {
             ..DeviceSpec::default()
         };
         spec.check().map_err(|failure| wrong(failure.to_string()))?;
+        self.front().expect_waits().map_err(refused)?;
         attach_remote(&self.device, &spec, &self.dir).map_err(refused)?;
         tracing::info!(?path, "backing taken");
         Ok(Response::Done)

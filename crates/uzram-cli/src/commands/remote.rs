@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +11,8 @@ use serde_json::json;
 use uzram_control::size::human;
 use uzram_remote::{
     BackingOwner, BackingUser, Checking, ClientEnd, Collecting, Error, Opened, Remote,
-    RemoteAddress, RemoteBacking, RemoteConfig, Remotes, StoreErrorKind,
+    RemoteAddress, RemoteConfig, Remotes, StoreErrorKind,
 };
-
-use uzram::uzram_backing::SegmentStore;
 use uzram_runtime::{
     OpenBacking, OpenRemote, OpenedRemote, RemoteOrder, TraceStore, process, read_remote,
     snapshot_files,
@@ -435,42 +432,6 @@ impl TraceStore for NoTrace {
     }
 }
 
-/// How long the process tries to delete a backing, at a time.
-const RETIRE: Duration = Duration::from_secs(5);
-
-/// A device's backing, as its process serves it.
-struct DeviceBacking(RemoteBacking);
-
-impl SegmentStore for DeviceBacking {
-    fn put(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
-        Ok(self.0.put(number, bytes)?)
-    }
-
-    fn get(&self, number: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let found = self.0.get(number, range)?;
-        found.ok_or_else(|| {
-            let what = format!("object {number} is shorter than it was written");
-            io::Error::new(io::ErrorKind::UnexpectedEof, what)
-        })
-    }
-
-    fn delete(&self, number: u64) -> io::Result<()> {
-        Ok(self.0.delete(number)?)
-    }
-
-    fn list(&self) -> io::Result<Vec<u64>> {
-        Ok(self.0.list()?)
-    }
-
-    fn retire(&self) -> Option<String> {
-        self.0.retire(RETIRE).err().map(|error| error.to_string())
-    }
-
-    fn describe(&self) -> String {
-        "a remote".into()
-    }
-}
-
 /// Has this process end with the one that speaks to the store: the server starts another one of this, and so of that.
 fn end_with(client: Option<ClientEnd>) -> Result {
     let Some(ended) = client else {
@@ -515,7 +476,7 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
             description: backing.description.display().to_string(),
         };
         let opened = remote.open_backing(tag, &user, backing.is_new);
-        let backing = DeviceBacking(opened.map_err(failure)?);
+        let backing = opened.map_err(failure)?;
         end_with(ended)?;
         return Ok(OpenedRemote::Backing(OpenBacking(Arc::new(backing))));
     }

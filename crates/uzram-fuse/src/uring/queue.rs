@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::thread::CpuSet;
@@ -34,6 +34,8 @@ pub(crate) struct QueueSetup {
     pub(crate) cpu: u16,
     /// The entries that it registers.
     pub(crate) entries: Range<u32>,
+    /// Those that it registers when requests may wait.
+    pub(crate) later: Range<u32>,
     pub(crate) backlog: BacklogOwner,
     pub(crate) team: Arc<Team>,
     /// The FUSE connection.
@@ -42,30 +44,46 @@ pub(crate) struct QueueSetup {
     /// Longest time to poll for the next request.
     pub(crate) poll: Duration,
     pub(crate) permits: Arc<PollPermits>,
-    /// Where the device is a clone that is not all here.
-    pub(crate) remote: Option<Arc<RemoteWaiters>>,
+    /// For what waits.
+    pub(crate) remote: Arc<RemoteWaiters>,
 }
 
-/// Threads for requests that wait for a clone's source. What they have executed is committed by the entry's own queue.
+/// Threads for requests that wait for a clone's source, or for a backing in a store. What they have executed is committed by the
+/// entry's own queue.
+#[derive(Default)]
 pub(crate) struct RemoteWaiters {
     waiters: Waiters,
-    messenger: Messenger,
+    /// Made for the first one.
+    messenger: OnceLock<Messenger>,
 }
 
 impl RemoteWaiters {
-    pub(crate) fn new() -> io::Result<RemoteWaiters> {
-        Ok(RemoteWaiters {
-            waiters: Waiters::default(),
-            messenger: Messenger::new()?,
-        })
+    /// Makes what those threads speak to the queues by, unless it is there.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        if self.messenger.get().is_none() {
+            // Of several who make one at once one has made it.
+            let _ = self.messenger.set(Messenger::new()?);
+        }
+        Ok(())
     }
 
+    /// Has all queues look around. Once prepared.
+    pub(crate) fn wake_all(&self, team: &Team) -> io::Result<()> {
+        let Some(messenger) = self.messenger.get() else {
+            return Ok(());
+        };
+        (0..team.count()).try_for_each(|member| messenger.wake(team, member))
+    }
+
+    /// Answers a request from a thread of its own. Once prepared.
     fn answer(self: Arc<Self>, team: Arc<Team>, disk: Arc<DiskFile>, mut entry: HeldEntry) {
         let this = self.clone();
         self.waiters.run(move || {
             let (header, payload) = team.memory.get(&mut entry);
             request::serve(&disk, header, payload);
-            this.messenger.hand_home(&team, entry);
+            if let Some(messenger) = this.messenger.get() {
+                messenger.hand_home(&team, entry);
+            }
         });
     }
 }
@@ -81,6 +99,8 @@ struct Queue {
     friend: usize,
     /// How many requests came for [`HOMESICK`].
     alone: u32,
+    /// Entries that the kernel was given later: where it takes none, the queue has fewer.
+    may_lack: Range<u32>,
 }
 
 /// Serves until the kernel has taken all entries back, as it does when the connection ends. Reports on `ready` whether it
@@ -145,6 +165,7 @@ impl Queue {
             unsent_bytes: 0,
             friend: setup.member,
             alone: 0,
+            may_lack: 0..0,
             setup,
         })
     }
@@ -157,7 +178,9 @@ impl Queue {
         self.ring.submit()?;
         while let Some(event) = self.ring.next_event() {
             match event {
-                RingEvent::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                RingEvent::Refused { errno, .. } => {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
                 // All queues are there, and somebody looks at the mount already.
                 RingEvent::Request(entry) => self.answer(entry, false)?,
                 RingEvent::Commit(entry) => self.ring.commit(entry)?,
@@ -216,10 +239,15 @@ impl Queue {
                         self.answer(entry, false)?;
                     }
                 }
-                RingEvent::Refused(_) => self.setup.team.end(self.setup.member, &mut self.ring)?,
+                RingEvent::Refused { entry, errno } if !self.can_do_without(entry, errno) => {
+                    self.setup.team.end(self.setup.member, &mut self.ring)?;
+                }
+                RingEvent::Refused { errno, .. } => {
+                    tracing::debug!(errno, "a queue has fewer entries for what waits");
+                }
                 RingEvent::Help(member) => self.friend = member,
                 RingEvent::Commit(entry) => self.ring.commit(entry)?,
-                RingEvent::Awake => {}
+                RingEvent::Awake => self.grow()?,
             }
         }
         while surplus >= HELP_BYTES
@@ -232,14 +260,30 @@ impl Queue {
         Ok(came)
     }
 
+    /// Whether a refusal is that of an entry which the queue had not had before, rather than the connection's end.
+    fn can_do_without(&self, entry: u32, errno: i32) -> bool {
+        let is_end = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV].contains(&errno);
+        self.may_lack.contains(&entry) && !is_end
+    }
+
+    /// Gives the kernel the entries for requests that wait, if these may come: then there is always one left for others.
+    fn grow(&mut self) -> io::Result<()> {
+        if !self.setup.team.may_wait() || self.setup.later.is_empty() {
+            return Ok(());
+        }
+        self.may_lack = std::mem::replace(&mut self.setup.later, 0..0);
+        for entry in self.may_lack.clone() {
+            self.ring.register(entry)?;
+        }
+        self.submit()
+    }
+
     /// Executes an entry's request and queues the reply. `alone`: it is the only one that came.
     fn answer(&mut self, mut entry: HeldEntry, alone: bool) -> io::Result<()> {
         let team = &self.setup.team;
         let (header, payload) = team.memory.get(&mut entry);
-        if let Some(remote) = &self.setup.remote
-            && request::must_wait(&self.setup.disk, header)
-        {
-            let (remote, disk) = (remote.clone(), self.setup.disk.clone());
+        if team.may_wait() && request::must_wait(&self.setup.disk, header) {
+            let (remote, disk) = (self.setup.remote.clone(), self.setup.disk.clone());
             remote.answer(team.clone(), disk, entry);
             return Ok(());
         }

@@ -38,7 +38,12 @@ pub(crate) enum RingEvent {
     /// An entry has a request.
     Request(HeldEntry),
     /// An entry was refused, with this errno: the connection ends.
-    Refused(i32),
+    Refused {
+        /// The entry's number.
+        entry: u32,
+        /// The errno.
+        errno: i32,
+    },
     /// The member of this number has more requests at hand than it can soon execute.
     Help(usize),
     /// Another thread has executed the entry's request. The reply is to be committed here.
@@ -116,6 +121,16 @@ impl Messenger {
             tracing::debug!(%error, "a reply waits for its queue");
             std::thread::sleep(REPEAT);
         }
+    }
+
+    /// Has a member look around.
+    pub(crate) fn wake(&self, team: &Team, member: usize) -> io::Result<()> {
+        let Some(member) = team.ring_of(member) else {
+            // One that is not there yet looks around by itself.
+            return Ok(());
+        };
+        let word = MessageKind::Awake.with(0);
+        self.send(&opcode::MsgRingData::new(Fd(member.as_raw_fd()), 0, word, None).build())
     }
 
     fn send(&self, message: &io_uring::squeue::Entry) -> io::Result<()> {
@@ -282,7 +297,10 @@ impl EntryRing {
                 self.under_way -= 1;
                 match done.result() {
                     0.. => RingEvent::Request(entry()),
-                    error => RingEvent::Refused(-error),
+                    error => RingEvent::Refused {
+                        entry: number,
+                        errno: -error,
+                    },
                 }
             }
             MessageKind::Help => RingEvent::Help(number as usize),

@@ -27,6 +27,8 @@ pub(crate) struct Team {
     homes: Vec<u16>,
     /// An entry was refused.
     ended: AtomicBool,
+    /// Requests may wait for a store from now on.
+    waits: AtomicBool,
 }
 
 /// What others know of a thread.
@@ -49,6 +51,7 @@ impl Team {
             memory,
             homes,
             ended: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
         }
     }
 
@@ -92,6 +95,20 @@ impl Team {
         (1..count.min(NEIGHBOURS + 1))
             .map(|step| (member + step) % count)
             .find(|other| self.is_idle(*other) && self.members[*other].idle.swap(false, Acquire))
+    }
+
+    /// Has each member give the kernel all of its entries, once it looks around: requests may wait.
+    pub(crate) fn expect_waits(&self) {
+        self.waits.store(true, Release);
+    }
+
+    pub(crate) fn may_wait(&self) -> bool {
+        self.waits.load(Acquire)
+    }
+
+    /// How many members there are.
+    pub(crate) fn count(&self) -> usize {
+        self.members.len()
     }
 
     /// Whether the connection has ended: then members end that have no entries.

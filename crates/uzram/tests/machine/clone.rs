@@ -3,14 +3,11 @@
 //! what the source has.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
 use uzram::compress::Settings;
 use uzram::{
     Choice, CutOptions, Device, Error, Fetchers, PAGE_SIZE, RemoteError, RemoteOptions,
@@ -18,10 +15,10 @@ use uzram::{
 };
 use uzram_testkit::algorithm::with_self_trained;
 
-use crate::model::{Totals, Wrong};
-use crate::op::{Maker, Memory, choice};
+use crate::op::{Maker, choice};
 use crate::random::{Fill, Random};
-use crate::subject::{self, PAGE, attach, attach_backing};
+use crate::seeds::{Totals, Wrong};
+use crate::subject::{self, PAGE, attach, attach_backing, close, new_image, open_image};
 
 /// Threads with pages of their own.
 const OWNERS: u64 = 3;
@@ -214,47 +211,13 @@ fn fetched(device: Device, origin: &Arc<Origin>) -> Result<(Arc<Device>, Fetcher
     Ok((device, fetchers))
 }
 
-/// Waits until nobody else has the device: threads that fetched.
-fn close(device: Arc<Device>, fetchers: Fetchers) -> Result<(), Wrong> {
-    drop(fetchers);
-    let mut held = Some(device);
-    let until = Instant::now() + Duration::from_secs(20);
-    while let Some(device) = held.take() {
-        held = Arc::try_unwrap(device).err();
-        if Instant::now() > until {
-            return Err("a thread that fetches does not end".into());
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    Ok(())
-}
-
-/// What is done to memory here: neither limits nor another backing.
-fn memory(maker: &mut Maker) -> Memory {
-    loop {
-        match maker.memory() {
-            Memory::Limit(_) | Memory::TotalLimit(_) | Memory::Attach { .. } | Memory::Detach => {}
-            Memory::WritebackLimit(_) => {}
-            other => return other,
-        }
-    }
-}
-
 pub(crate) fn one(seed: u64) -> Result<Totals, Wrong> {
     let said = |error: Error| error.to_string();
     let mut random = Random::new(seed);
     let pages = random.within(64, 700) / OWNERS * OWNERS;
-    let image: OwnedFd =
-        rustix::fs::memfd_create("uzram-clone", MemfdFlags::CLOEXEC).expect("a memfd");
-    let path: PathBuf = format!(
-        "/proc/{}/fd/{}",
-        std::process::id(),
-        image.as_fd().as_raw_fd()
-    )
-    .into();
+    let (_image, path) = new_image();
     let directory = tempfile::tempdir().expect("a directory");
     let streams = random.within(1, 3) as usize;
-    let file = std::fs::File::options().read(true).write(true).open(&path);
     let mut device = Device::builder(pages * PAGE)
         .lazy(true)
         .dedup(random.percent(30))
@@ -262,7 +225,7 @@ pub(crate) fn one(seed: u64) -> Result<Totals, Wrong> {
         .streams(streams)
         .registry(with_self_trained())
         .choose(choice(random.below(64)))
-        .build_in(file.expect("the image").into())
+        .build_in(open_image(&path))
         .map_err(said)?;
     let origin = Arc::new(Origin::new(seed, pages, random.below(4)));
     {
@@ -314,7 +277,7 @@ pub(crate) fn one(seed: u64) -> Result<Totals, Wrong> {
                 };
                 while !stop.load(SeqCst) {
                     // What may be refused now is the sequences' business.
-                    let _ = subject::run(device, &memory(&mut maker));
+                    let _ = subject::run(device, &maker.memory_unlimited());
                     let cut = device.cut(&CutOptions::new(None)).map(drop);
                     assert!(cut.is_ok() || cut != Err(Error::RemotePages { pages: 0 }));
                 }
@@ -343,7 +306,7 @@ pub(crate) fn one(seed: u64) -> Result<Totals, Wrong> {
             if let Some(storage) = &storage {
                 storage.release();
             }
-            close(device, fetchers)?;
+            close(device, Some(fetchers))?;
             let again = attach(&path, streams).map_err(said)?;
             // A fetch that nobody waited for any more may have ended since.
             if again.remote_pages() > left {
@@ -386,6 +349,6 @@ pub(crate) fn one(seed: u64) -> Result<Totals, Wrong> {
     ] {
         *totals.entry(what).or_default() += count;
     }
-    close(device, fetchers)?;
+    close(device, Some(fetchers))?;
     Ok(totals)
 }

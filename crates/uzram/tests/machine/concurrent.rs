@@ -23,8 +23,9 @@ use uzram::{Device, Error, Writeback};
 use uzram_testkit::disk::FaultyDisk;
 
 use crate::ledger::Ledger;
-use crate::model::{Totals, Wrong, page_of, panic_text};
+use crate::model::{page_of, panic_text};
 use crate::random::Random;
+use crate::seeds::{Totals, Wrong};
 use crate::subject::{PAGE, Setup, Subject};
 
 /// Threads that make requests.

@@ -10,8 +10,8 @@ use uzram::{CutOptions, Error, PAGE_SIZE, SnapshotId};
 
 use crate::concurrent::{World, settle, setup};
 use crate::ledger::Ledger;
-use crate::model::{Totals, Wrong};
 use crate::random::{Random, is_discard, version_of};
+use crate::seeds::{Totals, Wrong};
 use crate::subject::{self, PAGE, Setup, Subject};
 
 const IMAGE: &str = "UZRAM_MACHINE_IMAGE";

@@ -14,8 +14,11 @@
 //! | `UZRAM_MACHINE_SECONDS` | seconds for each of the five; 0: one seed. Default: 4 |
 //!
 //! A failure says the command that repeats it. The machine is tested, too: `xtask/canary/canaries.patch` makes the core of a
-//! copy of this tree break one rule after another, and each must be found.
+//! copy of this tree break one rule after another, and each must be found. What leaves the machine has one of its own, which
+//! shares this one's parts: `crates/uzram-remote/tests/machine`.
 
+#[macro_use]
+mod seeds;
 mod clone;
 mod concurrent;
 mod crash;
@@ -27,65 +30,12 @@ mod op;
 mod random;
 mod subject;
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use model::Totals;
 use op::{Maker, Op};
 use random::Random;
+use seeds::{Totals, for_seeds};
 use subject::Setup;
-
-/// Whether one of the tests has failed: then the others end.
-static FAILED: AtomicBool = AtomicBool::new(false);
-
-/// Runs a test with one seed after the other until its time is over.
-fn for_seeds(test: &str, needed: &[&str], mut run: impl FnMut(u64) -> Result<Totals, String>) {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().expect(name))
-    };
-    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let first = number("UZRAM_MACHINE_SEED")
-        .unwrap_or_else(|| clock().map_or(1, |now| now.as_micros() as u64));
-    let seconds = number("UZRAM_MACHINE_SECONDS").unwrap_or(4);
-    let begin = Instant::now();
-    let (mut totals, mut told) = (Totals::new(), 0);
-    let mut seed = first;
-    loop {
-        match run(seed) {
-            Ok(more) => more
-                .into_iter()
-                .for_each(|(what, count)| *totals.entry(what).or_default() += count),
-            Err(wrong) => {
-                FAILED.store(true, SeqCst);
-                panic!(
-                    "seed {seed}: {wrong}\nto repeat: UZRAM_MACHINE_SEED={seed} UZRAM_MACHINE_SECONDS=0 \
-                     cargo test -p uzram --test machine {test} -- --exact --nocapture"
-                )
-            }
-        }
-        seed = seed.wrapping_add(1);
-        let passed = begin.elapsed().as_secs();
-        if passed / 60 > told || passed >= seconds {
-            told = passed / 60;
-            println!("{test}: seeds {first}..{seed}, {passed} s, {totals:?}");
-        }
-        if passed >= seconds || FAILED.load(SeqCst) {
-            break;
-        }
-    }
-    // A machine in which something never happens proves nothing of it. Few seeds may leave something out.
-    let missing: Vec<_> = needed
-        .iter()
-        .filter(|what| totals.get(*what).is_none_or(|n| *n == 0))
-        .collect();
-    assert!(
-        seed.wrapping_sub(first) < 100 || missing.is_empty(),
-        "{test}: no {missing:?} in {totals:?}"
-    );
-}
 
 /// What sequences are to have done.
 const DONE: [&str; 21] = [

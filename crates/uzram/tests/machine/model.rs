@@ -1,28 +1,15 @@
 //! A device alone with the naive oracle, an array of bytes: after each operation the device says exactly what the oracle
 //! expects, errors, counters and marks included.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use uzram::{CodecStats, Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
 use uzram_testkit::disk::{Fault, FaultRule};
 
 use crate::op::{FaultKind, Op};
+use crate::seeds::{Totals, Wrong};
 use crate::subject::{PAGE, Setup, Subject};
-
-/// What was wrong.
-pub(crate) type Wrong = String;
-
-/// What was done, by name.
-pub(crate) type Totals = BTreeMap<&'static str, u64>;
-
-macro_rules! ensure {
-    ($holds:expr, $($says:tt)+) => {
-        if !$holds {
-            return Err(format!($($says)+));
-        }
-    };
-}
 
 mod check;
 mod memory;

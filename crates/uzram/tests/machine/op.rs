@@ -305,6 +305,17 @@ impl Maker {
         }
     }
 
+    /// The same with neither limits nor another backing.
+    pub(crate) fn memory_unlimited(&mut self) -> Memory {
+        use Memory::{Attach, Detach, Limit, TotalLimit, WritebackLimit};
+        loop {
+            match self.memory() {
+                Attach { .. } | Detach | Limit(_) | TotalLimit(_) | WritebackLimit(_) => {}
+                other => return other,
+            }
+        }
+    }
+
     pub(crate) fn fault(&mut self) -> FaultKind {
         let random = &mut self.random;
         let writes = random.percent(65);

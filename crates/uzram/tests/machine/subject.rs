@@ -3,14 +3,14 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SeekFrom};
 use uzram::{
-    BackingOptions, CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport,
-    TrainReport, Training, WritebackReport,
+    BackingOptions, Builder, CompactReport, Device, Error, Fetchers, PAGE_SIZE, PromoteReport,
+    RecompressReport, TrainReport, Training, WritebackReport,
 };
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::algorithm::with_self_trained;
@@ -18,6 +18,7 @@ use uzram_testkit::disk::FaultyDisk;
 
 use crate::op::{Memory, choice};
 use crate::random::{Random, version_of};
+use crate::seeds::Wrong;
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 /// Bytes of a store's segment.
@@ -69,6 +70,7 @@ impl Setup {
 pub(crate) struct Subject {
     device: Option<Arc<Device>>,
     image: OwnedFd,
+    path: PathBuf,
     streams: usize,
     directory: tempfile::TempDir,
     /// The storage that the device has now, if it was attached by this process.
@@ -119,10 +121,11 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Erro
 
 impl Subject {
     pub(crate) fn new(setup: &Setup) -> Result<Subject, Error> {
-        let image = rustix::fs::memfd_create("uzram-machine", MemfdFlags::CLOEXEC);
+        let (image, path) = new_image();
         let mut subject = Subject {
             device: None,
-            image: image.expect("a memfd"),
+            image,
+            path,
             streams: setup.streams,
             directory: tempfile::tempdir().expect("a directory"),
             faults: Mutex::default(),
@@ -139,26 +142,16 @@ impl Subject {
                 builder = builder.secondary(at + 1, choice(*number));
             }
         }
-        subject.device = Some(Arc::new(builder.build_in(subject.image_file())?));
+        subject.device = Some(Arc::new(builder.build_in(open_image(&subject.path))?));
         if let Some(segments) = setup.segments {
             subject.attach_backing(segments)?;
         }
         Ok(subject)
     }
 
-    /// Another open file description of the image, as another process would have.
-    fn image_file(&self) -> OwnedFd {
-        let file = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(self.image_path());
-        file.expect("the image").into()
-    }
-
     /// A path by which any process of this user finds the image, for as long as this process lives.
-    pub(crate) fn image_path(&self) -> PathBuf {
-        let fd = self.image.as_fd().as_raw_fd();
-        format!("/proc/{}/fd/{fd}", std::process::id()).into()
+    pub(crate) fn image_path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn directory(&self) -> PathBuf {
@@ -235,7 +228,7 @@ impl Subject {
 
     /// Attaches to the image that [`Subject::close`], or a dead process, left. Its backing does not fail from now on.
     pub(crate) fn open(&mut self) -> Result<(), Error> {
-        self.device = Some(Arc::new(attach(&self.image_path(), self.streams)?));
+        self.device = Some(Arc::new(attach(&self.path, self.streams)?));
         Ok(())
     }
 
@@ -248,20 +241,53 @@ impl Subject {
 }
 
 /// Attaches to an image.
-pub(crate) fn attach(image: &std::path::Path, streams: usize) -> Result<Device, Error> {
+pub(crate) fn attach(image: &Path, streams: usize) -> Result<Device, Error> {
+    attach_by(image, || Device::builder(0).streams(streams))
+}
+
+/// The same, with more that a builder is told.
+pub(crate) fn attach_by(
+    image: &Path,
+    mut builder: impl FnMut() -> Builder,
+) -> Result<Device, Error> {
     patiently(|| {
-        let file = std::fs::File::options().read(true).write(true).open(image);
-        Device::builder(0)
-            .registry(with_self_trained())
-            .streams(streams)
-            .attach(file.expect("the image").into())
+        let builder = builder().registry(with_self_trained());
+        builder.attach(open_image(image))
     })
+}
+
+/// Another open file description of an image, as another process would have.
+pub(crate) fn open_image(image: &Path) -> OwnedFd {
+    let file = std::fs::File::options().read(true).write(true).open(image);
+    file.expect("the image").into()
+}
+
+/// An image, and a path by which any process of this user finds it, for as long as this process lives.
+pub(crate) fn new_image() -> (OwnedFd, PathBuf) {
+    let image = rustix::fs::memfd_create("uzram-machine", MemfdFlags::CLOEXEC);
+    let image = image.expect("a memfd");
+    let fd = image.as_fd().as_raw_fd();
+    let path = format!("/proc/{}/fd/{fd}", std::process::id()).into();
+    (image, path)
+}
+
+/// Gives a device up, once nobody else has it: threads that fetched.
+pub(crate) fn close(device: Arc<Device>, fetchers: Option<Fetchers>) -> Result<(), Wrong> {
+    drop(fetchers);
+    let mut held = Some(device);
+    let until = Instant::now() + Duration::from_secs(20);
+    while let Some(device) = held.take() {
+        held = Arc::try_unwrap(device).err();
+        ensure!(Instant::now() < until, "a thread that fetches does not end");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 /// Gives a device a backing that can fail.
 pub(crate) fn attach_backing(
     device: &Device,
-    path: &std::path::Path,
+    path: &Path,
     segments: u64,
 ) -> Result<FaultyDisk, Error> {
     let file = FileDisk::open(path, FileOptions::default()).expect("the backing file");

@@ -11,9 +11,10 @@ use uzram_testkit::disk::{Fault, FaultRule, FaultyDisk};
 
 use super::{RUN, VERSIONED, World};
 use crate::cut::{Decoders, walk, walk_basis, walk_changed};
-use crate::model::{Wrong, page_of};
+use crate::model::page_of;
 use crate::op::{Maker, Memory};
 use crate::random::{Random, is_discard, version, version_of};
+use crate::seeds::Wrong;
 use crate::subject::{self, PAGE, Report};
 
 /// A thread that does what is done to memory.

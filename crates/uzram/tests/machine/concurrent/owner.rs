@@ -7,8 +7,8 @@ use std::time::Duration;
 use uzram::{PAGE_SIZE, Zeroes};
 
 use super::{RUN, STRIPE, THREADS, VERSIONED, World};
-use crate::model::Wrong;
 use crate::random::{Fill, Random, is_discard, version, version_of};
+use crate::seeds::Wrong;
 use crate::subject::PAGE;
 
 /// A thread that makes requests.
