@@ -1,12 +1,12 @@
 //! A device that goes on at another host before all of it was copied: `uzram send --lazy`.
 //!
 //! The server of the device that is left says what it is and which pages hold something, and answers from then on what frames
-//! hold ([`source`]). That of the new device fetches them as those of a clone ([`pages`]). Neither knows what lies between: the
+//! hold (`source`). That of the new device fetches them as those of a clone (`pages`). Neither knows what lies between: the
 //! commands pass [`Message`]s on. So either server may die and be started anew without the connection, and either command
 //! may be run again without the servers.
 //!
 //! **Who may write**: the one, then for a moment neither, then the other. Which it is stands in a file of the device that is left
-//! ([`mark`]) before the other side hears of it. So a server that is started anew does not go on with what is another host's.
+//! (`mark`) before the other side hears of it. So a server that is started anew does not go on with what is another host's.
 
 mod pages;
 mod source;
