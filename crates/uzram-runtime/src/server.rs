@@ -278,7 +278,7 @@ impl ServerState {
     ) -> Result<(Device, Option<ClonedFrom>)> {
         if self.resume {
             let device = self.bare_device(spec, None)?;
-            if handover::marked(&self.dir).is_some() {
+            if handover::marked_of(spec, &self.dir).is_some() {
                 // It is another host's: before anybody can use it here.
                 let mut options = CutOptions::new(None);
                 options.freeze = true;
@@ -496,7 +496,7 @@ fn serve_device(
             from.and_then(|from| Some(from.sent.as_ref()?.id.clone()))
         },
         sent: sent.clone(),
-        handing_over: Mutex::new(handover::marked(&claim.dir)),
+        handing_over: Mutex::new(handover::marked_of(spec, &claim.dir)),
     });
     let announced = ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())
         .map_err(Failure::from)

@@ -113,7 +113,9 @@ fn recipe(program: &str, work: &Path) -> Result<Command> {
     let real = std::env::var_os("CARGO").map(PathBuf::from);
     let real = real.or_else(|| known.find(|file| file.is_file()));
     command.env("CARGO", real.context("no cargo")?);
-    command.env("RECIPES_XTASK", std::env::current_exe()?);
+    // This very program may have been built anew since it began.
+    let own = sh::target().join("debug/xtask");
+    command.env("RECIPES_XTASK", own);
     command.env("RECIPES_PROGRAMS", sh::target().join("debug"));
     // No settings of whoever runs this.
     command.env("HOME", work);

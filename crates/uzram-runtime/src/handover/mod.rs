@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use uzram_control::{Claim, RunDir, RunningDevice};
-use uzram_spec::{Failure, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 pub(crate) use pages::{OpenSent, SentPages};
 pub(crate) use source::{Sending, serve_frames};
@@ -89,6 +89,14 @@ pub(crate) fn mark(dir: &Path, id: &str) -> Result {
 pub(crate) fn marked(dir: &Path) -> Option<String> {
     let id = Claim::adopt(dir).ok()?.read(MARK).ok()?;
     String::from_utf8(id).ok()
+}
+
+/// The same, as its server asks. Swap is never handed over, and its next server opens nothing that it can do without.
+pub(crate) fn marked_of(spec: &DeviceSpec, dir: &Path) -> Option<String> {
+    match spec.is_swap() {
+        true => None,
+        false => marked(dir),
+    }
 }
 
 /// Notes that it is not.
