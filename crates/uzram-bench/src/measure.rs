@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use rustix::time::{ClockId, clock_gettime};
 use uzram::{Device, PAGE_SIZE, Stats};
 
 /// The contestants of a round, in the order of their turns.
@@ -98,6 +99,12 @@ pub(crate) fn fill<'a>(
 ) -> Result<(), uzram::Error> {
     let mut pages = (0..).step_by(PAGE_SIZE).zip(pages);
     pages.try_for_each(|(at, page)| device.write_at(page, at))
+}
+
+/// What a clock says, in seconds.
+pub(crate) fn clock_seconds(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// All memory that a device takes, in bytes: pool, table, books and streams.

@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use uzram::{Agent, AgentStats, Device, PolicySettings, Recompress};
 use uzram_control::default_recompression;
 
 use crate::corpus::{self, Corpus, PAGE};
 use crate::holder::{Holder, KernelHolder, Pages};
 use crate::lab::{Amount, Experiment, How, LabResult, Progress};
-use crate::measure::{Random, all_memory, fill, median, order};
+use crate::measure::{Random, all_memory, clock_seconds, fill, median, order};
 use crate::report::Report;
 
 /// `bench policy`.
@@ -267,7 +267,7 @@ impl<'a> Pair<'a> {
         let mut random = Random::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let mut back = [0; PAGE];
         let mut latencies = Vec::with_capacity(turn);
-        let used = cpu_seconds();
+        let used = clock_seconds(ClockId::ThreadCPUTime);
         let begin = Instant::now();
         let mut last = begin;
         for _ in 0..turn {
@@ -281,7 +281,7 @@ impl<'a> Pair<'a> {
             last = now;
         }
         let seconds = begin.elapsed().as_secs_f64();
-        let cpu = cpu_seconds() - used;
+        let cpu = clock_seconds(ClockId::ThreadCPUTime) - used;
         let at = turn - 1 - turn / 100;
         let (_, p99, _) = latencies.select_nth_unstable(at);
         Ok(Turn {
@@ -290,12 +290,6 @@ impl<'a> Pair<'a> {
             p99: f64::from(*p99),
         })
     }
-}
-
-/// Processor time of this thread in seconds.
-fn cpu_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// The figures of a turn.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use uzram::compress::{Settings, dictionary};
 use uzram::{Agent, Device};
 use uzram_control::zram::algorithms;
@@ -21,7 +21,7 @@ use crate::codecs;
 use crate::corpus::{self, Corpus, PAGE};
 use crate::holder::{Bare, Holder, Pages};
 use crate::lab::{Amount, Experiment, How, LabResult, Progress};
-use crate::measure::{Random, Rounds, median, order, turn};
+use crate::measure::{Random, Rounds, clock_seconds, median, order, turn};
 use crate::report::Report;
 
 /// `bench training`.
@@ -108,9 +108,9 @@ fn gain(
     let alone = Settings::new(algorithm, PAGE, params.iter().copied())?;
     let spec = algorithm.dictionary().context("it takes no dictionary")?;
     let level = alone.int("level").unwrap_or_default() as i32;
-    let used = seconds(ClockId::ThreadCPUTime);
+    let used = clock_seconds(ClockId::ThreadCPUTime);
     let learnt = dictionary::train(spec, level, &samples, bytes)?;
-    let used = seconds(ClockId::ThreadCPUTime) - used;
+    let used = clock_seconds(ClockId::ThreadCPUTime) - used;
     let with = alone.clone().with_dictionary(algorithm, learnt.into())?;
     let prepared = [algorithm.prepare(&alone)?, algorithm.prepare(&with)?];
     let count = judged.pages().len();
@@ -176,15 +176,9 @@ fn note(failed: &mut Result<()>, done: Result<()>) {
     }
 }
 
-/// What a clock says, in seconds.
-fn seconds(clock: ClockId) -> f64 {
-    let time = clock_gettime(clock);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
 /// Processor time of all threads but this one, in seconds.
 fn others_seconds() -> f64 {
-    seconds(ClockId::ProcessCPUTime) - seconds(ClockId::ThreadCPUTime)
+    clock_seconds(ClockId::ProcessCPUTime) - clock_seconds(ClockId::ThreadCPUTime)
 }
 
 /// How long a device is written to without an end of its training.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use common::{Bench, needs, sh, text};
+use common::{Bench, needs, sh, text, wait_until};
 
 const SIZE: usize = 16 << 20;
 
@@ -178,15 +178,6 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         }
     }
     all
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut it: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !it() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::nbd::{connect, read};
-use common::{Bench, needs, sh};
+use common::{Bench, needs, sh, wait_until};
 use uzram_testkit::certificates::Authority;
 
 /// The daemon of a test's own run directory. Killed when dropped.
@@ -53,15 +53,6 @@ fn config_of(bench: &Bench) -> PathBuf {
     bench.path("uzram.toml")
 }
 
-/// Waits until it is so.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "not {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// The processes that uzramd has for exports of this test.
 fn fronts(bench: &Bench) -> Vec<u32> {
     let own = bench.path("").display().to_string();
@@ -100,7 +91,7 @@ fn devices_are_offered_together_as_long_as_the_configuration_says() {
     };
     let both = section("[\"root=zram0\", \"a b=zram1\"]");
     let daemon = Daemon::start(&bench, &both);
-    until("offered", || UnixStream::connect(&socket).is_ok());
+    wait_until("offered", || UnixStream::connect(&socket).is_ok());
     let list = listed(&uri);
     for part in ["export=\"root\"", "export=\"a b\"", "the first", "25165824"] {
         assert!(list.contains(part), "{part}: {list}");
@@ -114,7 +105,7 @@ fn devices_are_offered_together_as_long_as_the_configuration_says() {
     // It is held alive, and who is connected does not notice. What is not there now is there later.
     let kill = |pids: &[u32]| {
         sh(&format!("kill -9 {}", pids[0]));
-        until("started again", || {
+        wait_until("started again", || {
             let now = fronts(&bench);
             now.len() == 1 && now != pids && UnixStream::connect(&socket).is_ok()
         });
@@ -132,7 +123,7 @@ fn devices_are_offered_together_as_long_as_the_configuration_says() {
     // A new configuration takes its place.
     let pids = fronts(&bench);
     daemon.reload(&bench, &section("{ other = \"zram1\" }"));
-    until("changed", || has(&listed(&uri), "other"));
+    wait_until("changed", || has(&listed(&uri), "other"));
     assert!(!has(&listed(&uri), "root"));
     assert_ne!(fronts(&bench), pids);
     // What is the same, or wrong, changes nothing; and where anything is wrong what is missing might be meant.
@@ -150,19 +141,19 @@ fn devices_are_offered_together_as_long_as_the_configuration_says() {
         daemon.reload(&bench, &(marker(n) + &config));
         // Devices are made before exports are looked at.
         let name = format!("zram{n}");
-        until(&name, || bench.output(&["stat", &name]).status.success());
+        wait_until(&name, || bench.output(&["stat", &name]).status.success());
         std::thread::sleep(Duration::from_millis(700));
         assert_eq!(fronts(&bench), pids, "{config}");
         assert!(has(&listed(&uri), "other"), "{config}");
     }
     daemon.reload(&bench, DEVICES);
-    until("ended", || fronts(&bench).is_empty());
-    until("gone", || !socket.exists());
+    wait_until("ended", || fronts(&bench).is_empty());
+    wait_until("gone", || !socket.exists());
     assert_eq!(read(&mut client, 4).unwrap(), [0; 4]);
 
     // It ends with the daemon, and its clients do not.
     daemon.reload(&bench, &both);
-    until("offered", || UnixStream::connect(&socket).is_ok());
+    wait_until("offered", || UnixStream::connect(&socket).is_ok());
     let mut second = connect(&socket, "a b").unwrap();
     daemon.terminate();
     assert!(fronts(&bench).is_empty() && !socket.exists());
@@ -170,12 +161,12 @@ fn devices_are_offered_together_as_long_as_the_configuration_says() {
     assert_eq!(read(&mut second, 4).unwrap(), [0; 4]);
     // However that ends, and begins.
     let mut daemon = Daemon::start(&bench, &both);
-    until("offered", || UnixStream::connect(&socket).is_ok());
+    wait_until("offered", || UnixStream::connect(&socket).is_ok());
     daemon.process.kill().unwrap();
-    until("ended with the daemon", || fronts(&bench).is_empty());
+    wait_until("ended with the daemon", || fronts(&bench).is_empty());
     daemon.process.wait().unwrap();
     let daemon = Daemon::start(&bench, &both);
-    until("offered", || connect(&socket, "root").is_some());
+    wait_until("offered", || connect(&socket, "root").is_some());
     assert_eq!(read(&mut second, 4).unwrap(), [0; 4]);
     daemon.terminate();
     drop((client, second));
@@ -217,7 +208,7 @@ fn what_is_offered_together_has_tls_and_rules_of_its_own() {
         let output = Command::new("nbdinfo").args(["--size", uri]).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
-    until("offered", || size(&secure(secret, "zram0")) == "16777216\n");
+    wait_until("offered", || size(&secure(secret, "zram0")) == "16777216\n");
     assert_eq!(size(&secure(secret, "zram2")), "33554432\n");
     assert_eq!(size(&format!("nbd://localhost:{secret}/zram0")), "");
     assert_eq!(size(&format!("nbd://127.0.0.1:{closed}/x")), "");

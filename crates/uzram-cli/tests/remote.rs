@@ -4,9 +4,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
-use common::{Bench, needs, sh, text};
+use common::{Bench, needs, sh, text, wait_until};
 
 /// Runs the program with remotes of its own.
 fn run(bench: &Bench, args: &[&str]) -> Output {
@@ -122,14 +121,6 @@ fn readers(bench: &Bench) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(is_reader).collect()
-}
-
-fn wait_until(what: &str, mut it: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !it() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Reads some of a device. Whether it could.

@@ -10,6 +10,7 @@
 pub(crate) mod nbd;
 
 use std::ops::Deref;
+use std::time::{Duration, Instant};
 
 pub(crate) use uzram_testkit::program::{Stopped, kill_together, sh};
 use uzram_testkit::{peers, program};
@@ -60,4 +61,14 @@ pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
 /// Pages of text, no two alike, whose compressed sizes differ.
 pub(crate) fn text(pages: usize) -> Vec<u8> {
     uzram_testkit::data::records(7, pages * 4096)
+}
+
+/// Waits until it is so; `what` is the failure's message when that takes longer than any machine needs.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "not so: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
