@@ -104,10 +104,7 @@ impl World {
                 return Ok(());
             }
         }
-        let parent = match stream.is_empty() {
-            true => None,
-            false => Some(Snapshot::open_basis(stream.clone()).map_err(text)?),
-        };
+        let parent = before(&stream)?;
         let mut options = CutOptions::new(None);
         options.freeze = true;
         let taking = Taking {
@@ -195,10 +192,7 @@ impl World {
     /// A round before the last one, while the device is written to. `false`: it could not be.
     fn round(&mut self, at: usize, stream: &mut Vec<u8>) -> Result<bool, Wrong> {
         let device = self.hosts[at].device().clone();
-        let parent = match stream.is_empty() {
-            true => None,
-            false => Some(Snapshot::open_basis(stream.clone()).map_err(text)?),
-        };
+        let parent = before(stream)?;
         let mut options = CutOptions::new(None);
         options.track = true;
         let taking = Taking {
@@ -248,4 +242,12 @@ fn may_give_up(error: &SnapshotError) -> bool {
         error,
         SnapshotError::Device(RemotePages { .. } | BackingRead { .. })
     )
+}
+
+/// What the rounds before this one have sent; nothing in the first.
+fn before(stream: &[u8]) -> Result<Option<Snapshot>, Wrong> {
+    match stream.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(Snapshot::open_basis(stream.to_vec()).map_err(text)?)),
+    }
 }
